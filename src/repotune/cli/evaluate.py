@@ -1,0 +1,33 @@
+"""`repotune evaluate RUN`."""
+
+from __future__ import annotations
+
+import click
+
+from repotune.cli.options import json_option
+from repotune.cli.progress import show_progress
+from repotune.cli.show import evaluation_json, evaluation_text, print_json
+
+
+@click.command(
+    "evaluate",
+    help="Compare base and tuned on RUN's held-out files. RUN is a run's folder, or its name.",
+    short_help="Compare base and tuned on a run's held-out files.",
+)
+@click.argument("run")
+@click.option(
+    "--eval-max-tokens", type=click.IntRange(min=1),
+    help="Held-out tokens to read at most.  [default: as the run was configured]",
+)  # fmt: skip
+@json_option
+def command(run: str, eval_max_tokens: int | None, as_json: bool) -> int:
+    """Evaluate and show the figures."""
+    from repotune import pipeline
+
+    with show_progress() as emit:
+        evaluation = pipeline.evaluate(run, eval_max_tokens=eval_max_tokens, emit=emit)
+    if as_json:
+        print_json({"run": run, **evaluation_json(evaluation)})
+    else:
+        click.echo(evaluation_text(evaluation))
+    return 0

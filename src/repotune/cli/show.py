@@ -1,0 +1,134 @@
+"""Results as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from repotune.records import Completion, Evaluation, RunResult
+from repotune.runs import RunInfo
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on stdout, in ASCII, so that no console's code page can spoil it."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def resume_command(run: str) -> str:
+    """What to type to go on with the run in folder ``run``."""
+    quoted = f'"{run}"' if " " in run else run
+    return f"repotune tune --resume {quoted}"
+
+
+def tune_json(result: RunResult) -> dict[str, Any]:
+    """The figures of a run; ``heldout_bits_per_byte`` is None if it was not evaluated."""
+    evaluation = result.evaluation
+    return {
+        "run": result.run,
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "tokens_kept": result.tokens_kept,
+        "tokens_per_second": result.tokens_per_second,
+        "interrupted": result.interrupted,
+        "adapter": result.adapter,
+        **(evaluation_json(evaluation) if evaluation else {"heldout_bits_per_byte": None}),
+    }
+
+
+def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    """The main figure first, then everything that was measured."""
+    difference = evaluation.difference
+    return {
+        "heldout_bits_per_byte": {
+            "base": evaluation.base_bits_per_byte,
+            "tuned": evaluation.tuned_bits_per_byte,
+            "ci95_of_difference": [difference.low, difference.high],
+        },
+        "evaluation": asdict(evaluation),
+    }
+
+
+def tune_text(result: RunResult) -> str:
+    """What a run did, ending with the evaluation and one completion."""
+    lines = [
+        f"Run        {result.run}",
+        f"Training   {result.steps} steps, {result.tokens:,} tokens, "
+        f"{result.tokens_per_second:,.0f} tokens/s; "
+        f"{result.tokens_kept:.1%} of the corpus' tokens are in a row",
+    ]
+    if result.adapter is not None:
+        lines.append(f"Adapter    {result.adapter}")
+    if result.evaluation is not None:
+        lines.append(evaluation_text(result.evaluation))
+    return "\n".join(lines)
+
+
+def evaluation_text(evaluation: Evaluation) -> str:
+    """Base against tuned, and one completion as an example."""
+    base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
+    difference = evaluation.difference
+    lines = [
+        f"Held out   {base:.4f} -> {tuned:.4f} bits per byte ({tuned / base - 1:+.1%}; "
+        f"difference {difference.value:+.4f}, 95 % interval {difference.low:+.4f} "
+        f"to {difference.high:+.4f})",
+        f"           {evaluation.files} of {evaluation.files_available} files, "
+        f"{evaluation.tokens:,} tokens; {evaluation.sampled}",
+    ]
+    if evaluation.cursors:
+        exact, similar = evaluation.exact_match, evaluation.edit_similarity
+        lines.append(
+            f"Next line  exact {exact['base']:.1%} -> {exact['tuned']:.1%}, "
+            f"edit similarity {similar['base']:.3f} -> {similar['tuned']:.3f}, "
+            f"{evaluation.cursors} cursors"
+        )
+    lines += [completion_text(one) for one in evaluation.completions[:1]]
+    return "\n".join(lines)
+
+
+def completion_text(completion: Completion) -> str:
+    """The lines before the cursor, and what base, tuned and the author wrote there."""
+    parts = {
+        "": completion.prompt_tail,
+        "base": completion.base,
+        "tuned": completion.tuned,
+        "truth": completion.truth,
+    }
+    lines = [f"At {completion.path}:{completion.line}"]
+    for label, text in parts.items():
+        body = text.strip("\n").split("\n")
+        lines += [f"{label if i == 0 else '':>6} | {line}" for i, line in enumerate(body)]
+    return "\n".join(lines)
+
+
+def runs_text(infos: Sequence[RunInfo], folder: Path) -> str:
+    """A table of runs, one line each."""
+    if not infos:
+        return f"No runs in {folder}: `repotune tune PATH` makes one."
+    header = ("RUN", "STATUS", "CREATED (UTC)", "MODEL", "STEPS", "BITS PER BYTE", "TREE")
+    rows = [header, *(_run_row(info) for info in infos)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _run_row(info: RunInfo) -> tuple[str, ...]:
+    state = info.state
+    if state is None:
+        return (info.name, info.status, "", "", "", "", "")
+    figures = state.facts.get("heldout_bits_per_byte")
+    return (
+        info.name,
+        info.status,
+        state.created[:16].replace("T", " "),
+        str(state.facts.get("model", state.model)),
+        str(state.facts.get("training", {}).get("steps", "")),
+        f"{figures['base']:.3f} -> {figures['tuned']:.3f}" if figures else "",
+        state.tree,
+    )

@@ -1,0 +1,74 @@
+"""`repotune tune PATH` and `repotune tune --resume RUN`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from repotune.cli.options import config_options, flag_name, given, json_option
+from repotune.cli.progress import show_progress
+from repotune.cli.show import print_json, resume_command, tune_json, tune_text
+from repotune.config import FineTuningConfig
+from repotune.errors import UsageError
+
+
+@click.command(
+    "tune",
+    help="Tune a model on the source code in PATH, or go on with a run.\n\n"
+    "Settings are taken from the flags, then from the --config file, then from the defaults.",
+    short_help="Tune a model on the source code in a folder, or go on with a run.",
+)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--resume", metavar="RUN", help="Go on with a run: its folder, or its name.")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="TOML file whose keys are the names below, with underscores.",
+)  # fmt: skip
+@config_options
+@json_option
+def command(
+    path: Path | None, resume: str | None, config_file: Path | None, as_json: bool, **flags: Any
+) -> int:
+    """Check the arguments, tune, and show the result; 1 if it was interrupted."""
+    config = _checked(path, resume, config_file, given(flags))
+
+    from repotune import pipeline
+
+    with show_progress() as emit:
+        if resume is not None:
+            result = pipeline.resume(resume, emit=emit)
+        else:
+            assert path is not None
+            result = pipeline.tune(path, config, emit=emit)
+    if as_json:
+        print_json(tune_json(result))
+    else:
+        click.echo(tune_text(result))
+    if result.interrupted:
+        click.echo(f"Interrupted; go on with: {resume_command(result.run)}", err=True)
+    return 1 if result.interrupted else 0
+
+
+def _checked(
+    path: Path | None, resume: str | None, config_file: Path | None, overrides: dict[str, Any]
+) -> FineTuningConfig | None:
+    """The configuration, or None for a resumed run, which has its own."""
+    if resume is None:
+        if path is None:
+            raise UsageError("Name the folder to tune on: `repotune tune PATH`.")
+        if config_file is not None:
+            return FineTuningConfig.from_toml(config_file, overrides)
+        return FineTuningConfig(**overrides)
+    surplus = [flag_name(name) for name in overrides]
+    if config_file is not None:
+        surplus.insert(0, "--config")
+    if path is not None:
+        surplus.insert(0, str(path))
+    if surplus:
+        raise UsageError(
+            "--resume goes on with the run's own folder and settings: "
+            f"leave out {', '.join(surplus)}, or start a new run without --resume."
+        )
+    return None

@@ -1,0 +1,10 @@
+"""The operations a layer is made of, as a table that the model is given.
+
+Every operation has a plain PyTorch version (``plain.py``), which runs on any device and is the
+reference for faster ones. The model calls ``ops.rope(...)`` and never asks which table it holds.
+"""
+
+from repotune.kernels.buffers import Buffers
+from repotune.kernels.ops import PLAIN, Ops
+
+__all__ = ["PLAIN", "Buffers", "Ops"]

@@ -1,0 +1,33 @@
+"""Memory that is written again for every row, instead of being given back and asked for.
+
+A page that the operating system hands out anew costs more time than the arithmetic on it: on the
+CPU, reuse makes a training step about a third faster.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+class Buffers:
+    """Named scratch tensors of one device; a name's memory grows to the largest size asked for.
+
+    Whoever takes a name again writes over what was there, so a set of buffers holds the tensors of
+    one layer (or of one chunk of logits) at a time.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
+        self._flat: dict[str, Tensor] = {}
+
+    def take(self, name: str, *size: int, dtype: torch.dtype | None = None) -> Tensor:
+        """An uninitialised contiguous tensor of ``size``."""
+        count = prod(size)
+        flat = self._flat.get(name)
+        if flat is None or len(flat) < count:
+            flat = torch.empty(count, dtype=dtype or self._dtype, device=self._device)
+            self._flat[name] = flat
+        return flat[:count].view(size)

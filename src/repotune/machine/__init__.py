@@ -1,0 +1,5 @@
+"""What this computer is."""
+
+from repotune.machine.probe import probe
+
+__all__ = ["probe"]

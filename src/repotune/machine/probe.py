@@ -1,0 +1,95 @@
+"""The facts about this computer that a run depends on, measured where asking is not enough."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from repotune.records import Machine
+
+if TYPE_CHECKING:
+    import torch
+
+_ROWS, _INNER, _COLUMNS = 512, 1024, 1024
+_BF16_GAIN = 1.2
+"""bf16 must be this much faster than fp32; less is within the noise of so short a timing."""
+
+
+def probe() -> Machine:
+    """This computer, now. Imports torch; the timing of bf16 takes about 50 ms on a CPU."""
+    import torch
+
+    memory = psutil.virtual_memory()
+    on_gpu = torch.cuda.is_available()
+    return Machine(
+        platform=platform.platform(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        cpu=cpu_name(),
+        cores=_usable_cores(),
+        ram_bytes=memory.total,
+        ram_free_bytes=memory.available,
+        gpu=torch.cuda.get_device_name(0) if on_gpu else None,
+        gpu_free_bytes=torch.cuda.mem_get_info(0)[0] if on_gpu else 0,
+        bf16=(
+            torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bf16_pays_off()
+        ),
+    )
+
+
+def bf16_pays_off() -> bool:
+    """Whether a bf16 matmul is faster than the same in fp32 on this CPU, by timing both.
+
+    The CPU's capability flags have no public, portable name, and a flag does not say
+    that the installed torch uses it.
+    """
+    import torch
+
+    # Where bf16 is emulated it is up to a hundred times slower: an eighth of the work shows it.
+    if _matmul_seconds(torch.bfloat16, _ROWS // 8) > 4 * _matmul_seconds(torch.float32, _ROWS // 8):
+        return False
+    fp32_seconds = _matmul_seconds(torch.float32, _ROWS)
+    return fp32_seconds > _BF16_GAIN * _matmul_seconds(torch.bfloat16, _ROWS)
+
+
+def _matmul_seconds(dtype: torch.dtype, rows: int) -> float:
+    """The fastest of four [rows, 1024] x [1024, 1024] matmuls; the first one also sets up."""
+    import torch
+
+    left = torch.ones(rows, _INNER, dtype=dtype)
+    right = torch.ones(_INNER, _COLUMNS, dtype=dtype)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        torch.mm(left, right)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def cpu_name() -> str:
+    """The processor's name as its maker writes it, or the machine type where none is known."""
+    if sys.platform == "win32":
+        import winreg
+
+        path = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, path) as key:
+            return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key_name, _, value = line.partition(":")
+            if key_name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _usable_cores() -> int:
+    """Logical cores that this process may use; a container or `taskset` may allow fewer."""
+    if sys.platform != "darwin":
+        return len(psutil.Process().cpu_affinity() or [0])
+    return psutil.cpu_count() or 1

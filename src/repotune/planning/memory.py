@@ -1,0 +1,43 @@
+"""Bytes of a training step, each term from the model's shape.
+
+D hidden size, Q width of all query heads, K width of all key/value heads, I intermediate size,
+V vocabulary, r LoRA rank.
+"""
+
+from __future__ import annotations
+
+from repotune.records import LoraSpec, Shape
+
+MASTER_BYTES = 16
+"""Per LoRA parameter: fp32 weight, gradient and the two moments of Adam."""
+
+
+def saved_layer_bytes(shape: Shape, lora: LoraSpec, *, tokens: int, itemsize: int) -> int:
+    """What a kept layer holds between forward and backward (the fields of ``model.layer.Saved``).
+
+    Four tensors of width D, three of Q, two of K, three of I, and the seven LoRA tails.
+    """
+    d, q, k, i = _widths(shape)
+    return tokens * itemsize * (4 * d + 3 * q + 2 * k + 3 * i + 7 * lora.r)
+
+
+def resident_bytes(shape: Shape, lora: LoraSpec, *, itemsize: int) -> int:
+    """Weights in the compute precision, with LoRA's masters and optimizer state beside them."""
+    d, q, k, i = _widths(shape)
+    linears = shape.num_hidden_layers * (d * (q + 2 * k) + q * d + 3 * d * i)
+    embeddings = shape.vocab_size * d * (1 if shape.tie_word_embeddings else 2)
+    width = {
+        "q_proj": d + q, "k_proj": d + k, "v_proj": d + k, "o_proj": q + d,
+        "gate_proj": d + i, "up_proj": d + i, "down_proj": i + d,
+    }  # fmt: skip
+    adapters = shape.num_hidden_layers * lora.r * sum(width[m] for m in lora.target_modules)
+    return (linears + embeddings) * itemsize + adapters * (MASTER_BYTES + 2 * itemsize)
+
+
+def _widths(shape: Shape) -> tuple[int, int, int, int]:
+    return (
+        shape.hidden_size,
+        shape.num_attention_heads * shape.head_dim,
+        shape.num_key_value_heads * shape.head_dim,
+        shape.intermediate_size,
+    )

@@ -1,0 +1,261 @@
+"""All that crosses from one room to another: frozen records, nothing else.
+
+Arrays carry their shape in the comment: S = max_seq_length, N = number of things.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
+FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
+Split: TypeAlias = Literal["train", "heldout"]
+LayerPolicy: TypeAlias = Literal["keep", "recompute"]
+
+IGNORE = -100
+"""The label of a position that carries no loss (PyTorch's ``ignore_index``)."""
+
+LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The seven linears of a Llama layer, in the order in which they are applied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One source file that was kept, as the model will see it."""
+
+    path: str
+    """Relative to the root of the tree, with forward slashes."""
+    language: str
+    text: str
+    """Decoded, without a byte-order mark, line ends as ``\\n``, secrets as placeholders."""
+    sha256: str
+    """Of the file's bytes on disk."""
+    cluster: int
+    """Near-duplicates share a cluster; a cluster lies in one split."""
+    split: Split
+    encoding: str
+    licence: str | None = None
+    """The SPDX identifier that the file itself names, or None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSummary:
+    """What the walk over a tree found, kept and dropped."""
+
+    files_seen: int
+    files_kept: int
+    files_train: int
+    files_heldout: int
+    bytes_kept: int
+    """UTF-8 bytes of the kept texts."""
+    dropped: dict[str, int]
+    """Reason -> number of files."""
+    languages: dict[str, int]
+    """Language -> number of kept files."""
+    secrets_replaced: dict[str, int]
+    """Kind of secret -> number of places where a placeholder stands instead."""
+    fingerprint: str
+    """SHA-256 over what was kept, the splits and the stage's version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Exactly ``max_seq_length`` token ids: several documents, packed."""
+
+    input_ids: IntArray
+    """[S]"""
+    labels: IntArray
+    """[S], already shifted: ``labels[t]`` is the token after ``input_ids[t]``, or IGNORE."""
+    starts: IntArray
+    """[N] ascending, ``starts[0] == 0``: where each document begins; attention never crosses one.
+    Padding, if any, is the last "document" and carries no labels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsSummary:
+    """What the corpus became: rows of token ids on disk."""
+
+    rows: int
+    tokens: int
+    """Token ids of the corpus that stand in a row (separators included, padding not)."""
+    tokens_kept: float
+    """Share of the corpus' tokens that reached a row."""
+    fill: float
+    """Share of the rows' positions that hold a token of the corpus."""
+    fim_documents: int
+    """Pieces rewritten as prefix, suffix, middle."""
+    set_aside: dict[str, str]
+    """Path -> reason, for documents that the tokenizer cannot give back byte for byte."""
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeScaling:
+    """How rotary positions are stretched; fields are named as in ``config.json``."""
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The architecture of a Llama-family decoder, under ``config.json``'s names."""
+
+    model_type: Literal["llama", "mistral", "qwen2"]
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    qkv_bias: bool
+    """Qwen2 has a bias on q, k and v; Llama with ``attention_bias`` on o as well."""
+    o_bias: bool
+    mlp_bias: bool
+    sliding_window: int | None = None
+    """Attention reaches at most this many positions back (Mistral 7B v0.1), None: all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSpec:
+    """Which linears are adapted, and how (LoRA, arXiv 2106.09685; PEFT's names)."""
+
+    r: int
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...]
+
+    @property
+    def scale(self) -> float:
+        """The factor on B·A, ``alpha / r``."""
+        return self.alpha / self.r
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """Where a model lies on this disk, and what it is."""
+
+    name: str
+    """As the user named it: ``starter``, a hub id, or a folder."""
+    revision: str | None
+    """The hub's commit, or None for a local model."""
+    path: str
+    """A folder in Hugging Face layout, or a GGUF file."""
+    digest: str
+    """SHA-256 over names and sizes of the weight files and over ``config.json`` or the GGUF's
+    header: it tells whether the base that a run was trained on is still the one at ``path``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The facts about this computer that a run depends on."""
+
+    platform: str
+    python: str
+    torch: str
+    cpu: str
+    cores: int
+    ram_bytes: int
+    ram_free_bytes: int
+    gpu: str | None
+    gpu_free_bytes: int
+    bf16: bool
+    """Whether bf16 matmuls are faster here than fp32 ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What is done with each layer's activations between forward and backward."""
+
+    layers: tuple[LayerPolicy, ...]
+    """One entry per layer."""
+    reason: str
+    """One sentence for the user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A figure with its 95 % interval (paired bootstrap over files)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One held-out cursor: what stood there, and what base and tuned wrote."""
+
+    path: str
+    line: int
+    prompt_tail: str
+    """The last lines before the cursor."""
+    truth: str
+    base: str
+    tuned: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Base against tuned on the held-out files."""
+
+    files: int
+    files_available: int
+    tokens: int
+    bytes_scored: int
+    base_bits_per_byte: float
+    tuned_bits_per_byte: float
+    difference: Interval
+    """Tuned minus base, bits per byte; negative is better."""
+    cursors: int
+    exact_match: dict[str, float]
+    """``base`` and ``tuned``: share of held-out next lines completed exactly."""
+    edit_similarity: dict[str, float]
+    """``base`` and ``tuned``: mean similarity of the next line, 0 to 1."""
+    completions: tuple[Completion, ...]
+    sampled: str
+    """How the files and cursors were chosen, in a sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What the training loop did."""
+
+    steps: int
+    tokens: int
+    """Positions fed through the model by this process, padding not counted."""
+    seconds: float
+    tokens_per_second: float
+    first_loss: float
+    """Mean loss per target of the first step, nats."""
+    last_loss: float
+    interrupted: bool
+    checkpoint: str | None
+    """The newest checkpoint's folder name, or None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What ``tune`` hands back."""
+
+    run: str
+    steps: int
+    tokens: int
+    tokens_kept: float
+    tokens_per_second: float
+    interrupted: bool
+    adapter: str | None
+    evaluation: Evaluation | None
