@@ -81,18 +81,18 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(key: str, nearest: str)
 
 
 def test_a_key_that_is_near_to_nothing_is_refused_with_all_names() -> None:
-    with pytest.raises(ConfigError, match="the keys are model, .*, offline"):
-        FineTuningConfig(**{"xyz": 1})
+    with pytest.raises(ConfigError, match=r"the keys are model, .*, offline"):
+        FineTuningConfig(xyz=1)
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
-    with pytest.raises(ConfigError, match="batch_size = 0 .*; lora_rank is not a key"):
-        FineTuningConfig(**{"batch_size": 0, "lora_rank": 8})
+    with pytest.raises(ConfigError, match=r"batch_size = 0 .*; lora_rank is not a key"):
+        FineTuningConfig(batch_size=0, lora_rank=8)
 
 
 def test_a_long_value_is_shown_in_part() -> None:
     with pytest.raises(ConfigError) as caught:
-        FineTuningConfig(**{"precision": "x" * 10_000})
+        FineTuningConfig(precision="x" * 10_000)
     assert len(str(caught.value)) < 200
 
 
@@ -114,7 +114,7 @@ def test_an_impossible_combination_names_its_keys(
 
 
 def test_modules_are_kept_once_in_the_order_of_a_layer() -> None:
-    config = FineTuningConfig(**{"target_modules": ["v_proj", "q_proj", "v_proj"]})
+    config = FineTuningConfig(target_modules=["v_proj", "q_proj", "v_proj"])
     assert config.target_modules == ("q_proj", "v_proj")
 
 

@@ -1,0 +1,13 @@
+"""A model: finding it, reading its weights, running it forward and back, completing with it.
+
+``resolve`` and ``hub`` find a model, ``shape`` says what it is, ``weights`` reads it tensor by
+tensor; ``decoder`` is built of ``layer``s, these of ``linear``s; ``generate`` completes.
+"""
+
+from repotune.model.decoder import Decoder
+from repotune.model.generate import generate
+from repotune.model.resolve import resolve_model
+from repotune.model.shape import read_shape
+from repotune.model.weights import WeightSource, open_weights
+
+__all__ = ["Decoder", "WeightSource", "generate", "open_weights", "read_shape", "resolve_model"]

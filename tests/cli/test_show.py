@@ -1,0 +1,91 @@
+"""What programs and people are told of a result."""
+
+import json
+
+from repotune.cli.show import evaluation_text, resume_command, tune_json, tune_text
+from repotune.records import Completion, Evaluation, Interval, RunResult
+
+EVALUATION = Evaluation(
+    files=12,
+    files_available=14,
+    tokens=30_000,
+    bytes_scored=90_000,
+    base_bits_per_byte=1.25,
+    tuned_bits_per_byte=1.0,
+    difference=Interval(value=-0.25, low=-0.3, high=-0.2),
+    cursors=20,
+    exact_match={"base": 0.25, "tuned": 0.5},
+    edit_similarity={"base": 0.5, "tuned": 0.75},
+    completions=(
+        Completion(
+            path="src/장바구니.py",
+            line=7,
+            prompt_tail="def total(self):\n    return ",
+            truth="sum(self.prices)",
+            base="0",
+            tuned="sum(self.items)\n",
+        ),
+    ),
+    sampled="12 files by seed 42",
+)
+RESULT = RunResult(
+    run="/runs/a",
+    steps=75,
+    tokens=153_600,
+    tokens_kept=0.999,
+    tokens_per_second=480.0,
+    interrupted=False,
+    adapter="/runs/a/adapter",
+    evaluation=EVALUATION,
+)
+
+
+def test_programs_get_the_promised_keys() -> None:
+    shown = json.loads(json.dumps(tune_json(RESULT), allow_nan=False))
+    assert shown["heldout_bits_per_byte"] == {
+        "base": 1.25,
+        "tuned": 1.0,
+        "ci95_of_difference": [-0.3, -0.2],
+    }
+    figures = {key: shown[key] for key in ("run", "steps", "tokens", "tokens_kept")}
+    assert figures == {"run": "/runs/a", "steps": 75, "tokens": 153_600, "tokens_kept": 0.999}
+    assert shown["tokens_per_second"] == 480.0
+    assert shown["evaluation"]["completions"][0]["path"] == "src/장바구니.py"
+
+
+def test_a_run_without_an_evaluation_says_so_under_the_same_key() -> None:
+    result = RunResult(
+        run="/runs/a",
+        steps=3,
+        tokens=10,
+        tokens_kept=1.0,
+        tokens_per_second=5.0,
+        interrupted=True,
+        adapter=None,
+        evaluation=None,
+    )
+    shown = tune_json(result)
+    assert shown["heldout_bits_per_byte"] is None
+    assert shown["interrupted"] is True
+    assert "Adapter" not in tune_text(result)
+
+
+def test_people_get_the_figure_its_interval_and_one_completion() -> None:
+    text = tune_text(RESULT)
+    assert "1.2500 -> 1.0000 bits per byte (-20.0%" in text
+    assert "95 % interval -0.3000 to -0.2000" in text
+    assert "12 of 14 files" in text
+    assert text.endswith(evaluation_text(EVALUATION))
+    assert text.splitlines()[-6:] == [
+        "At src/장바구니.py:7",
+        "       | def total(self):",
+        "       |     return ",
+        "  base | 0",
+        " tuned | sum(self.items)",
+        " truth | sum(self.prices)",
+    ]
+
+
+def test_the_command_to_go_on_can_be_pasted() -> None:
+    assert resume_command("/runs/a") == "repotune tune --resume /runs/a"
+    assert resume_command("/my runs/a") == 'repotune tune --resume "/my runs/a"'

@@ -1,0 +1,250 @@
+"""The architecture as a test: floors, who may know torch, one door per third party, sizes."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import repotune
+
+SOURCE = Path(repotune.__file__).parent
+
+FLOOR = {
+    "errors": 0, "records": 0, "events": 0,
+    "config": 1, "runs": 1, "gguf_file": 1, "tables": 1,
+    "corpus": 2, "tokens": 2, "planning": 2, "machine": 2, "kernels": 2,
+    "model": 3,
+    "training": 4, "evaluation": 4, "export": 4, "serving": 4,
+    "pipeline": 5,
+    "cli": 6, "web": 6, "__init__": 6,
+}  # fmt: skip
+
+TORCH_ANYWHERE = {"kernels", "model", "training", "evaluation", "export", "serving"}
+TORCH_INSIDE_A_FUNCTION = {"machine", "pipeline"}
+
+ONE_FILE_EACH = (
+    "betterleaks",
+    "charset_normalizer",
+    "filelock",
+    "gguf",
+    "huggingface_hub",
+    "identify",
+    "pathspec",
+    "psutil",
+    "pydantic",
+    "rapidfuzz",
+    "rensa",
+    "tomli_w",
+)
+ONLY_IN_CLI = ("click", "rich")
+NOT_AT_RUN_TIME = ("accelerate", "datasketch", "peft", "pytest", "transformers")
+UNSAFE = ("dill", "joblib", "marshal", "pickle", "shelve")
+
+MAX_FILE_LINES = 450
+MAX_FUNCTION_LINES = 80
+
+
+@dataclass(frozen=True)
+class Import:
+    module: str
+    inside_function: bool
+    for_types_only: bool
+
+
+@dataclass(frozen=True)
+class File:
+    path: Path
+    tree: ast.Module
+    lines: int
+
+    @property
+    def room(self) -> str:
+        return self.path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+    @property
+    def name(self) -> str:
+        return self.path.relative_to(SOURCE).as_posix()
+
+    def imports(self) -> list[Import]:
+        return list(_imports(self.tree, inside_function=False, for_types_only=False))
+
+    def third_party(self) -> set[str]:
+        roots = {one.module.split(".")[0] for one in self.imports() if not one.for_types_only}
+        return roots - set(sys.stdlib_module_names) - {"repotune"}
+
+
+def _imports(node: ast.AST, *, inside_function: bool, for_types_only: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            modules = [alias.name for alias in child.names]
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports name the whole path"
+            assert child.module is not None
+            # `from repotune import pipeline` names the room in what it imports.
+            is_root = child.module == "repotune"
+            modules = [f"repotune.{a.name}" if is_root else child.module for a in child.names]
+        else:
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _imports(
+                child,
+                inside_function=inside_function or is_function,
+                for_types_only=for_types_only or _is_type_checking(child),
+            )
+            continue
+        for module in modules:
+            yield Import(module, inside_function, for_types_only)
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
+
+
+@cache
+def files() -> list[File]:
+    found = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        found.append(File(path, ast.parse(text, str(path)), text.count("\n")))
+    return found
+
+
+def test_rooms_import_from_lower_floors_only() -> None:
+    wrong = []
+    for file in files():
+        assert file.room in FLOOR, f"{file.name}: give its room a floor"
+        for one in file.imports():
+            parts = one.module.split(".")
+            if parts[0] != "repotune" or parts[1] == file.room:
+                continue
+            if not FLOOR[parts[1]] < FLOOR[file.room]:
+                wrong.append(f"{file.name} must not import {one.module}")
+    assert wrong == []
+
+
+def test_torch_is_imported_only_where_the_table_allows_it() -> None:
+    wrong = []
+    for file in files():
+        for one in file.imports():
+            knows_torch = one.module.split(".")[0] == "torch" or one.module == "safetensors.torch"
+            allowed = (
+                file.room in TORCH_ANYWHERE
+                or (file.room in TORCH_INSIDE_A_FUNCTION and one.inside_function)
+                or one.for_types_only
+            )
+            if knows_torch and not allowed:
+                wrong.append(f"{file.name} imports {one.module}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", ONE_FILE_EACH)
+def test_a_third_party_has_one_door(package: str) -> None:
+    doors = [file.name for file in files() if package in file.third_party()]
+    assert len(doors) <= 1
+
+
+def test_the_command_line_is_the_only_face() -> None:
+    for file in files():
+        assert file.room == "cli" or not file.third_party() & set(ONLY_IN_CLI), file.name
+
+
+def test_nothing_is_needed_at_run_time_that_only_the_tests_install() -> None:
+    for file in files():
+        assert not file.third_party() & set(NOT_AT_RUN_TIME), file.name
+
+
+def test_nothing_is_unpickled_executed_or_asked_whether_it_has_an_attribute() -> None:
+    for file in files():
+        roots = {one.module.split(".")[0] for one in file.imports()}
+        assert not roots & set(UNSAFE), file.name
+        called = {
+            node.func.id
+            for node in ast.walk(file.tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not called & {"exec", "eval", "hasattr"}, file.name
+
+
+def test_nothing_below_the_command_line_prints_exits_or_reads_the_environment() -> None:
+    wrong = []
+    for file in files():
+        if file.room == "cli":
+            continue
+        for node in ast.walk(file.tree):
+            text = ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+            if text in (
+                "print", "input", "exit", "quit", "SystemExit", "breakpoint",
+                "sys.exit", "sys.stdout", "sys.stderr", "sys.argv",
+                "os.environ", "os.environb", "os.getenv", "os.putenv", "os._exit",
+            ):  # fmt: skip
+                wrong.append(f"{file.name}:{node.lineno} uses {text}")
+    assert wrong == []
+
+
+def test_files_and_functions_fit_a_reader() -> None:
+    wrong = [f"{file.name}: {file.lines} lines" for file in files() if file.lines > MAX_FILE_LINES]
+    for file in files():
+        for node in ast.walk(file.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                lines = node.end_lineno - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    wrong.append(f"{file.name}: {node.name} has {lines} lines")
+    assert wrong == []
+
+
+def test_no_file_is_named_for_everything() -> None:
+    names = {file.path.stem for file in files()}
+    assert not names & {"common", "helpers", "manager", "misc", "util", "utils"}
+
+
+def test_the_public_names_are_these_and_no_others() -> None:
+    assert repotune.__all__ == [
+        "FineTuningConfig",
+        "__version__",
+        "complete",
+        "evaluate",
+        "resume",
+        "tune",
+    ]
+    assert dir(repotune) == sorted(repotune.__all__)
+    assert repotune.__version__ == version("repotune")
+    for name in ("complete", "evaluate", "resume", "tune"):
+        function = getattr(repotune, name)
+        assert (function.__module__, function.__name__) == ("repotune.pipeline", name)
+    with pytest.raises(AttributeError, match="no attribute 'train'"):
+        repotune.train  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("code", "too_heavy"),
+    [
+        ("import repotune", {"torch", "numpy", "pydantic", "click", "rich"}),
+        ("from repotune import FineTuningConfig, tune, resume", {"torch", "click", "rich"}),
+        ("from repotune.cli import main; main(['--help'])", {"torch", "numpy", "pydantic", "rich"}),
+        ("from repotune.cli import main; main(['tune', '--help'])", {"torch", "pyarrow"}),
+        ("from repotune.cli import main; main(['tune', '--max-steps', '0', 'x'])", {"torch"}),
+        ("from repotune.cli import main; main(['runs'])", {"torch", "pyarrow"}),
+        ("import repotune.corpus, repotune.tokens, repotune.planning", {"torch"}),
+    ],
+)
+def test_what_should_be_quick_imports_nothing_heavy(
+    code: str, too_heavy: set[str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules, file=sys.stderr)"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert not too_heavy & set(done.stderr.split())
