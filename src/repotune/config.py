@@ -213,7 +213,7 @@ class FieldFacts:
     default: bool | float | str | list[str] | None
     description: str
     allowed: str
-    """A phrase: ``a whole number of at least 1``."""
+    """A phrase: ``a whole number, at least 1``."""
 
 
 def field_facts() -> tuple[FieldFacts, ...]:
@@ -263,13 +263,13 @@ def _allowed(kind: Kind, choices: tuple[str, ...], value: Mapping[str, Any]) -> 
         "list": f"a list with at least one of {', '.join(choices)}",
     }
     bounds = {
-        "minimum": "of at least",
+        "minimum": "at least",
         "exclusiveMinimum": "above",
-        "maximum": "of at most",
+        "maximum": "at most",
         "exclusiveMaximum": "below",
     }
     limits = [f"{words} {value[key]}" for key, words in bounds.items() if key in value]
-    return f"{nouns[kind]} {' and '.join(limits)}".rstrip()
+    return ", ".join([nouns[kind], " and ".join(limits)]) if limits else nouns[kind]
 
 
 def _sentence(error: ValidationError) -> str:

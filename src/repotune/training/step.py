@@ -1,0 +1,102 @@
+"""One optimizer step over one global batch of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from repotune.errors import TrainingError
+from repotune.records import IGNORE, Policy, Row
+from repotune.training.optimizer import AdamW
+from repotune.training.order import Sample
+
+
+class Trainable(Protocol):
+    """What training needs of a model; ``model.Decoder`` is one."""
+
+    def lora_state(self) -> dict[str, Tensor]:
+        """The fp32 weights to train, by name."""
+        ...
+
+    def refresh(self) -> None:
+        """Take over weights of ``lora_state`` that were changed in place."""
+        ...
+
+    def loss_and_grad(
+        self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None
+    ) -> float:
+        """Sum of the row's token losses in nats; adds ``scale`` × its gradient to ``.grad``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFigures:
+    """What one step gave; fields as in ``events.StepDone``."""
+
+    loss: float
+    grad_norm: float
+    tokens: int
+
+
+def train_step(
+    decoder: Trainable,
+    optimizer: AdamW,
+    samples: Sequence[Sample],
+    *,
+    step: int,
+    learning_rate: float,
+    max_grad_norm: float,
+    policy: Policy,
+    between_rows: Callable[[], None],
+) -> StepFigures:
+    """Add up the gradients of all samples' losses, clip, update the weights.
+
+    The loss is a sum over all targets of the global batch, divided once by their number, however
+    the batch is cut into forward passes. ``step`` (1-based) is for messages. Raises TrainingError,
+    with the weights as they were, if a loss or the gradient is not a finite number.
+    """
+    targets = sum(int(np.count_nonzero(sample.row.labels != IGNORE)) for sample in samples)
+    assert targets, "rows without a label"
+    optimizer.zero_grad()
+    loss_sum = 0.0
+    for sample in samples:
+        loss = decoder.loss_and_grad(
+            sample.row, scale=1.0 / targets, policy=policy, dropout_seed=sample.dropout_seed
+        )
+        if not math.isfinite(loss):
+            raise TrainingError(_not_finite("loss", loss, step, [sample], learning_rate))
+        loss_sum += loss
+        between_rows()
+    grad_norm = optimizer.clip(max_grad_norm)
+    if not math.isfinite(grad_norm):
+        raise TrainingError(_not_finite("gradient", grad_norm, step, samples, learning_rate))
+    optimizer.step(learning_rate)
+    decoder.refresh()
+    return StepFigures(
+        loss=loss_sum / targets,
+        grad_norm=grad_norm,
+        tokens=sum(tokens_in(sample.row) for sample in samples),
+    )
+
+
+def tokens_in(row: Row) -> int:
+    """Positions of ``row`` that are not padding, which is a last document without labels."""
+    last = int(row.starts[-1])
+    padded = bool(np.all(row.labels[last:] == IGNORE))
+    return last if padded else len(row.input_ids)
+
+
+def _not_finite(
+    what: str, value: float, step: int, samples: Sequence[Sample], learning_rate: float
+) -> str:
+    rows = ", ".join(str(sample.index) for sample in samples)
+    return (
+        f"The {what} became {value} at step {step} (learning rate {learning_rate:.3g}, "
+        f"{'row' if len(samples) == 1 else 'rows'} {rows}), and the weights stay as they were "
+        'before it: start again with a lower learning_rate, or with precision = "fp32".'
+    )

@@ -1,0 +1,238 @@
+"""The loop: against plain torch, stopped and resumed, cut into forward passes, told to stop."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from repotune.errors import DiskFull, TrainingError
+from repotune.events import CheckpointSaved, Notice, StageDone, StageStarted, StepDone
+from repotune.training import latest, load, total_steps, train
+from repotune.training.order import SampleOrder
+
+from .tiny import TOKENS, TinyModel, TinyRows, settings
+
+
+def run(folder, *, dropout=0.0, rows=None, **changes):
+    """The trained model, its result, its events, the rows it read."""
+    model, rows, events = TinyModel(dropout=dropout), TinyRows() if rows is None else rows, []
+    options = {"emit": events.append, "dropout": dropout > 0, **changes}
+    result = train(model, rows, **settings(folder, **options))
+    return model, result, events, rows.read
+
+
+def losses(events):
+    return [event.loss for event in events if isinstance(event, StepDone)]
+
+
+def resumed(folder, **changes):
+    path = latest(folder, lambda event: None)
+    state = load(path, like=TinyModel().lora_state(), fingerprint="tiny")
+    return run(folder, resume_from=state, **changes)
+
+
+def stop_after(steps):
+    """An ``emit`` and its ``should_stop``, which says yes once ``steps`` are done."""
+    events = []
+    return events, lambda: any(isinstance(e, StepDone) and e.step == steps for e in events)
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+
+
+def test_twenty_steps_equal_a_plain_torch_loop(tmp_path):
+    model, result, events, _ = run(tmp_path, steps=20)
+
+    reference, rows = TinyModel(), TinyRows()
+    weights = list(reference.copies.values())
+    optimizer = torch.optim.AdamW(weights, lr=0.05, weight_decay=0.01)
+    scheduler = transformers.get_scheduler(
+        "cosine", optimizer, num_warmup_steps=4, num_training_steps=20
+    )
+    order = SampleOrder(rows, seed=7, dropout=False)
+    expected, norms = [], []
+    for step in range(20):
+        batch = [sample.row for sample in order.batch(step * 4, 4)]
+        targets = sum(int((row.labels >= 0).sum()) for row in batch)
+        loss = torch.stack([reference.loss(row) for row in batch]).sum() / targets
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(weights, 1.0)))
+        optimizer.step()
+        scheduler.step()
+        expected.append(float(loss.detach()))
+
+    # fp32 over 20 steps: sums in another order
+    assert losses(events) == pytest.approx(expected, rel=1e-4)
+    assert [e.grad_norm for e in events if isinstance(e, StepDone)] == pytest.approx(
+        norms, rel=1e-3
+    )
+    for got, weight in zip(model.lora_state().values(), weights, strict=True):
+        torch.testing.assert_close(got, weight.detach(), rtol=1e-3, atol=1e-4)
+    assert expected[-1] < 0.8 * expected[0]  # there was something to learn
+    assert (result.first_loss, result.last_loss) == (losses(events)[0], losses(events)[-1])
+    assert result.tokens == 20 * 4 * TOKENS
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(stop, dropout, tmp_path):
+    straight, whole, straight_events, straight_read = run(tmp_path / "a", dropout=dropout)
+
+    first_events, should_stop = stop_after(stop)
+    _, first, _, first_read = run(
+        tmp_path / "b", dropout=dropout, emit=first_events.append, should_stop=should_stop
+    )
+    assert (first.interrupted, first.steps) == (True, stop)
+    assert first.checkpoint == f"step-{stop:06d}"
+    second, result, second_events, second_read = resumed(tmp_path / "b", dropout=dropout)
+
+    assert same(second.lora_state(), straight.lora_state())
+    assert losses(first_events) + losses(second_events) == losses(straight_events)
+    assert first_read + second_read == straight_read  # the very same batches follow
+    assert (result.first_loss, result.last_loss) == (whole.first_loss, whole.last_loss)
+    assert not result.interrupted
+    ends = [
+        load(latest(folder, print), like=straight.lora_state(), fingerprint="tiny")
+        for folder in (tmp_path / "a", tmp_path / "b")
+    ]
+    assert same(ends[0].exp_avg, ends[1].exp_avg)
+    assert same(ends[0].exp_avg_sq, ends[1].exp_avg_sq)
+    assert ends[0].cursor == ends[1].cursor == 8 * 4
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_four_times_one_is_one_times_four(dropout, tmp_path):
+    runs = [
+        run(
+            tmp_path / f"{batch_size}",
+            batch_size=batch_size,
+            gradient_accumulation_steps=4 // batch_size,
+            dropout=dropout,
+        )
+        for batch_size in (4, 2, 1)
+    ]
+    for model, _, events, read in runs[1:]:
+        assert losses(events) == losses(runs[0][2])
+        assert same(model.lora_state(), runs[0][0].lora_state())
+        assert read == runs[0][3]
+
+
+def test_dropout_reaches_the_model(tmp_path):
+    assert losses(run(tmp_path / "a")[2]) != losses(run(tmp_path / "b", dropout=0.4)[2])
+
+
+def test_steps_are_told_with_their_learning_rate_and_time(tmp_path):
+    _, result, events, _ = run(tmp_path, lr_scheduler_type="linear", warmup_ratio=0.0)
+    assert isinstance(events[0], StageStarted)
+    assert isinstance(events[-1], StageDone)
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert [(e.step, e.steps) for e in steps] == [(step, 8) for step in range(1, 9)]
+    assert [e.learning_rate for e in steps] == pytest.approx([0.05 * (8 - i) / 8 for i in range(8)])
+    assert all(e.tokens == 4 * TOKENS and e.tokens_per_second > 0 for e in steps)
+    assert steps[0].seconds_left > 0
+    assert steps[-1].seconds_left == 0
+    assert result.seconds > 0
+
+
+def test_checkpoints_come_every_save_steps_and_at_the_end_and_the_last_two_stay(tmp_path):
+    _, result, events, _ = run(tmp_path, save_steps=3)
+    saved = [event for event in events if isinstance(event, CheckpointSaved)]
+    assert [event.step for event in saved] == [3, 6, 8]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000006", "step-000008"]
+    assert (Path(saved[-1].path).name, result.checkpoint) == ("step-000008", "step-000008")
+
+
+def test_being_told_to_stop_is_heard_within_the_step_and_said_once(tmp_path):
+    _, result, events, read = run(tmp_path, should_stop=lambda: True)
+    assert (result.interrupted, result.steps, len(read)) == (True, 1, 4)
+    kinds = [type(event) for event in events]
+    assert kinds == [StageStarted, Notice, StepDone, CheckpointSaved, StageDone]
+    assert "step 1 is finished and saved" in events[1].message
+
+
+def test_a_stop_in_the_last_step_interrupts_nothing(tmp_path):
+    _, result, _, _ = run(tmp_path, steps=1, should_stop=lambda: True)
+    assert not result.interrupted
+
+
+def test_a_finished_run_resumes_to_the_same_result(tmp_path):
+    trained, first, _, _ = run(tmp_path)
+    model, again, events, read = resumed(tmp_path)
+    assert same(model.lora_state(), trained.lora_state())
+    assert (again.steps, again.checkpoint, again.tokens) == (8, first.checkpoint, 0)
+    assert (again.first_loss, again.last_loss) == (first.first_loss, first.last_loss)
+    assert read == losses(events) == []
+
+
+def test_a_damaged_checkpoint_newer_than_the_resumed_one_goes_with_the_next_save(tmp_path):
+    run(tmp_path, save_steps=3)
+    damaged = tmp_path / "step-000008" / "state.json"
+    damaged.write_text("{}")
+    _, result, _, _ = resumed(tmp_path, save_steps=1)
+    assert result.steps == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000007", "step-000008"]
+    assert latest(tmp_path, print).name == "step-000008"
+
+
+def test_a_corpus_smaller_than_a_step_wraps_around_and_says_so(tmp_path):
+    _, _, events, read = run(tmp_path, rows=TinyRows(3), steps=3)
+    assert [sorted(read[start : start + 3]) for start in (0, 3, 6, 9)] == [[0, 1, 2]] * 4
+    notices = [event.message for event in events if isinstance(event, Notice)]
+    assert len(notices) == 1
+    assert "3 rows and a step takes 4" in notices[0]
+
+
+def test_no_rows_are_an_error(tmp_path):
+    with pytest.raises(TrainingError, match="no rows"):
+        run(tmp_path, rows=TinyRows(0))
+
+
+def test_an_adapter_that_learned_nothing_is_not_saved(tmp_path):
+    with pytest.raises(TrainingError, match="every LoRA B matrix is still zero"):
+        run(tmp_path, learning_rate=1e-300)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_is_an_error_before_the_first_step(tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": 1_500_000})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    # each checkpoint: under 1 KB of numbers, and 1 MiB set aside for the rest
+    with pytest.raises(DiskFull, match=r"need 3 MB, and 2 MB is free .*: free 2 MB more"):
+        run(tmp_path, rows=(rows := TinyRows()), save_steps=1)
+    assert rows.read == []
+    run(tmp_path, save_steps=100)  # one checkpoint alone fits
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "expected"),
+    [
+        (1.0, None, 3),
+        (2.0, None, 5),
+        (0.01, None, 1),
+        (1.1, None, 3),
+        (1.0, 75, 75),
+        (0.4, None, 1),
+    ],
+)
+def test_total_steps_cover_the_epochs(epochs, max_steps, expected):
+    got = total_steps(
+        10,
+        batch_size=2,
+        gradient_accumulation_steps=2,
+        num_train_epochs=epochs,
+        max_steps=max_steps,
+    )
+    assert got == expected
+
+
+def test_total_steps_are_not_raised_by_rounding():
+    # 1.1 * 10 is 11.000000000000002
+    assert (
+        total_steps(
+            10, batch_size=1, gradient_accumulation_steps=1, num_train_epochs=1.1, max_steps=None
+        )
+        == 11
+    )

@@ -1,0 +1,68 @@
+"""AdamW and clipping against torch's defaults."""
+
+import pytest
+import torch
+
+from repotune.training.optimizer import AdamW
+
+
+def weights(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {f"w{i}": torch.randn(5, 3 + i, generator=generator) for i in range(3)}
+
+
+def set_gradients(tensors, seed):
+    for tensor, gradient in zip(tensors, weights(seed).values(), strict=True):
+        tensor.grad = gradient
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_many_steps_equal_torch_without_fusing(weight_decay):
+    ours, theirs = weights(), list(weights().values())
+    optimizer = AdamW(ours, weight_decay=weight_decay)
+    reference = torch.optim.AdamW(theirs, weight_decay=weight_decay, foreach=False)
+    for step in range(1, 30):
+        for tensors in (list(ours.values()), theirs):
+            set_gradients(tensors, seed=step)
+        optimizer.step(1e-2 / step)
+        reference.param_groups[0]["lr"] = 1e-2 / step
+        reference.step()
+    for tensor, expected in zip(ours.values(), theirs, strict=True):
+        # fp32, the same operations in another order
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 100.0])
+def test_clipping_is_by_the_norm_of_all_gradients(max_norm):
+    tensors = weights()
+    set_gradients(tensors.values(), seed=1)
+    flat = torch.cat([gradient.flatten() for gradient in weights(1).values()])
+    norm = AdamW(tensors, weight_decay=0.0).clip(max_norm)
+    assert norm == pytest.approx(float(flat.double().norm()), rel=1e-6)
+    clipped = torch.cat([tensor.grad.flatten() for tensor in tensors.values()])
+    torch.testing.assert_close(clipped, flat * min(1.0, max_norm / norm), rtol=1e-5, atol=0)
+
+
+def test_a_restored_optimizer_goes_on_bit_for_bit():
+    tensors = weights()
+    optimizer = AdamW(tensors, weight_decay=0.1)
+    for step in (1, 2, 3):
+        set_gradients(tensors.values(), seed=step)
+        optimizer.step(0.01)
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    restored = AdamW(copies, weight_decay=0.1)
+    restored.restore(steps=3, exp_avg=optimizer.exp_avg, exp_avg_sq=optimizer.exp_avg_sq)
+    for one, state in ((optimizer, tensors), (restored, copies)):
+        set_gradients(state.values(), seed=4)
+        one.step(0.01)
+    assert all(torch.equal(tensors[name], copies[name]) for name in tensors)
+    assert all(torch.equal(optimizer.exp_avg[n], restored.exp_avg[n]) for n in tensors)
+
+
+def test_gradients_are_zeroed_where_they_lie():
+    tensors = weights()
+    set_gradients(tensors.values(), seed=1)
+    buffers = [tensor.grad for tensor in tensors.values()]
+    AdamW(tensors, weight_decay=0.0).zero_grad()
+    assert not any(buffer.any() for buffer in buffers)
+    assert all(t.grad is buffer for t, buffer in zip(tensors.values(), buffers, strict=True))

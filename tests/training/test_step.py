@@ -1,0 +1,97 @@
+"""One step over one global batch."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from repotune.errors import TrainingError
+from repotune.records import IGNORE, Row
+from repotune.training.optimizer import AdamW
+from repotune.training.order import Sample
+from repotune.training.step import tokens_in, train_step
+
+from .tiny import POLICY, TinyModel, tiny_row
+
+
+class Poisoned(TinyModel):
+    """Gives a loss, or a gradient, that is not a number for one row."""
+
+    def __init__(self, row, *, loss=None, gradient=None):
+        super().__init__()
+        self.row, self.bad_loss, self.bad_gradient = row, loss, gradient
+
+    def loss_and_grad(self, row, **options):
+        loss = super().loss_and_grad(row, **options)
+        if row is not self.row:
+            return loss
+        if self.bad_gradient is not None:
+            next(iter(self.masters.values())).grad[0, 0] = self.bad_gradient
+        return loss if self.bad_loss is None else self.bad_loss
+
+
+def samples(*indices):
+    return [Sample(index=i, row=tiny_row(i), dropout_seed=None) for i in indices]
+
+
+def one_step(model, batch, **changes):
+    options = {"step": 1, "learning_rate": 0.1, "max_grad_norm": 1e9, "policy": POLICY}
+    optimizer = AdamW(model.lora_state(), weight_decay=0.0)
+    return train_step(model, optimizer, batch, between_rows=lambda: None, **{**options, **changes})
+
+
+def test_the_loss_is_the_mean_over_all_targets_of_the_global_batch():
+    model, batch = TinyModel(), samples(0, 1, 2, 3)
+    counts = [int((s.row.labels != IGNORE).sum()) for s in batch]
+    assert len(set(counts)) > 1  # else a mean of means would pass
+    # One flat batch, one mean, plain autograd.
+    reference = TinyModel()
+    flat = Row(
+        input_ids=np.concatenate([s.row.input_ids for s in batch]),
+        labels=np.concatenate([s.row.labels for s in batch]),
+        starts=np.array([0]),
+    )
+    mean = reference.loss(flat) / sum(counts)
+    gradients = torch.autograd.grad(mean, list(reference.copies.values()))
+    norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+
+    figures = one_step(model, batch)
+    assert figures.loss == pytest.approx(float(mean.detach()), rel=1e-6)
+    assert figures.grad_norm == pytest.approx(norm, rel=1e-5)
+    for tensor, gradient in zip(model.lora_state().values(), gradients, strict=True):
+        torch.testing.assert_close(tensor.grad, gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_the_gradient_of_the_step_before_is_gone():
+    model, batch = TinyModel(), samples(0, 1)
+    first = one_step(model, batch, learning_rate=0.0)
+    assert one_step(model, batch, learning_rate=0.0) == first
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_step_and_row_and_changes_nothing(value):
+    batch = samples(4, 5, 6)
+    model = Poisoned(batch[1].row, loss=value)
+    before = {name: tensor.clone() for name, tensor in model.lora_state().items()}
+    with pytest.raises(TrainingError, match=rf"loss became {value} at step 12 .*row 5\).*lower"):
+        one_step(model, batch, step=12)
+    assert all(torch.equal(before[n], t) for n, t in model.lora_state().items())
+
+
+def test_a_gradient_that_is_not_finite_names_step_and_rows_and_changes_nothing():
+    batch = samples(4, 5, 6)
+    model = Poisoned(batch[1].row, gradient=math.nan)
+    before = {name: tensor.clone() for name, tensor in model.lora_state().items()}
+    with pytest.raises(TrainingError, match=r"gradient became nan at step 12 .*rows 4, 5, 6\)"):
+        one_step(model, batch, step=12)
+    assert all(torch.equal(before[n], t) for n, t in model.lora_state().items())
+
+
+def test_padding_is_not_counted_as_tokens():
+    ids, labels = np.arange(8), np.arange(8)
+    whole = Row(input_ids=ids, labels=labels, starts=np.array([0, 5]))
+    assert tokens_in(whole) == 8
+    padded_labels = np.where(ids < 5, labels, IGNORE)
+    assert tokens_in(Row(input_ids=ids, labels=padded_labels, starts=np.array([0, 5]))) == 5
+    assert tokens_in(Row(input_ids=ids, labels=padded_labels, starts=np.array([0]))) == 8

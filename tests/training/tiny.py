@@ -1,0 +1,107 @@
+"""A model that learns in microseconds, under the protocol of the decoder, by plain autograd.
+
+One position sees one token: x = E[id], logits = (x + dropout(x) A^T B^T) E^T, with E frozen.
+"""
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from repotune.records import IGNORE, Policy, Row
+
+VOCAB, WIDTH, RANK, TOKENS = 23, 8, 3, 12
+A = "model.layers.0.self_attn.q_proj.lora_A.weight"
+B = "model.layers.0.self_attn.q_proj.lora_B.weight"
+POLICY = Policy(layers=("keep",), reason="")
+
+
+class TinyModel:
+    def __init__(self, *, dropout=0.0, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.embedding = torch.randn(VOCAB, WIDTH, generator=generator)
+        self.dropout = dropout
+        self.masters = {
+            A: torch.randn(RANK, WIDTH, generator=generator) * 0.5,
+            B: torch.zeros(WIDTH, RANK),
+        }
+        for tensor in self.masters.values():
+            tensor.grad = torch.zeros_like(tensor)
+        self.refresh()
+
+    def lora_state(self):
+        return self.masters
+
+    def refresh(self):
+        # Copies, as the decoder has: whoever forgets to refresh trains with old weights.
+        self.copies = {name: t.clone().requires_grad_() for name, t in self.masters.items()}
+
+    def loss_and_grad(self, row, *, scale, policy, dropout_seed):
+        loss = self.loss(row, dropout_seed)
+        gradients = torch.autograd.grad(loss * scale, list(self.copies.values()))
+        for tensor, gradient in zip(self.masters.values(), gradients, strict=True):
+            tensor.grad += gradient
+        return float(loss.detach())
+
+    def loss(self, row, dropout_seed=None):
+        x = self.embedding[torch.tensor(row.input_ids)]
+        dropped = x
+        if dropout_seed is not None:
+            keep = 1 - self.dropout
+            generator = torch.Generator().manual_seed(dropout_seed)
+            dropped = x * torch.bernoulli(torch.full_like(x, keep), generator=generator) / keep
+        hidden = x + dropped @ self.copies[A].t() @ self.copies[B].t()
+        return functional.cross_entropy(
+            hidden @ self.embedding.t(),
+            torch.tensor(row.labels),
+            ignore_index=IGNORE,
+            reduction="sum",
+        )
+
+
+class TinyRows:
+    """Rows in which ``3 v + 1`` follows token ``v``; the number of targets differs."""
+
+    def __init__(self, count=10):
+        self.rows = [tiny_row(index) for index in range(count)]
+        self.read = []
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self.rows[index]
+
+    def order(self, epoch, seed):
+        return np.random.default_rng((seed, epoch)).permutation(len(self.rows))
+
+
+def tiny_row(seed):
+    ids = np.random.default_rng(seed).integers(0, VOCAB, TOKENS)
+    labels = (3 * ids + 1) % VOCAB
+    labels[TOKENS - seed % 5 - 1 :] = IGNORE
+    return Row(input_ids=ids, labels=labels, starts=np.array([0]))
+
+
+def settings(checkpoints, **changes):
+    """All of ``train``'s arguments but the model and the rows."""
+    return {
+        "batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "steps": 8,
+        "learning_rate": 0.05,
+        "lr_scheduler_type": "cosine",
+        "warmup_ratio": 0.2,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "seed": 7,
+        "policy": POLICY,
+        "dropout": False,
+        "save_steps": 100,
+        "checkpoints": checkpoints,
+        "fingerprint": "tiny",
+        "resume_from": None,
+        "emit": lambda event: None,
+        "should_stop": lambda: False,
+        **changes,
+    }
