@@ -1,6 +1,8 @@
 """What holds for every test: no network but loopback, and nothing of the user's is touched."""
 
+import json
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,46 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     cache: Path = tmp_path_factory.getbasetemp() / "user-cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("LOCALAPPDATA", str(cache))
+
+
+@pytest.fixture(scope="session")
+def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty files of real code, from the standard library."""
+    tree = tmp_path_factory.mktemp("tree")
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    for package in ("json", "email", "html", "wsgiref", "logging"):
+        for path in sorted((stdlib / package).glob("*.py")):
+            (tree / package).mkdir(exist_ok=True)
+            (tree / package / path.name).write_bytes(path.read_bytes())
+    return tree
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, source_tree: Path) -> Path:
+    """A random Llama in Hugging Face layout, whose tokenizer has fill-in-the-middle tokens."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    specials = ["<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [path.read_text("utf-8") for path in sorted(source_tree.rglob("*.py"))]
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": specials[0]}))
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=600, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, eos_token_id=0, bos_token_id=None,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder

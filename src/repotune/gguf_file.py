@@ -23,8 +23,11 @@ from repotune.errors import ModelError
 
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
+LENGTH: Final = struct.Struct("<Q")
 MAX_TENSORS: Final = 100_000
 MAX_DIMENSIONS: Final = 4
+MAX_HEADER_BYTES: Final = 2**26
+"""Real headers are mostly vocabulary: at most 20 MB for 256,000 tokens."""
 DEFAULT_ALIGNMENT: Final = 32
 STRING, ARRAY, BOOL = 8, 9, 7
 SCALARS: Final[dict[int, str]] = {
@@ -59,15 +62,26 @@ class GgufFile:
     """The bytes before the first tensor's place: all that the file says about itself."""
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
-        """One tensor, dequantised to fp32. Raises ModelError if there is none of that name."""
+        """One tensor, dequantised to fp32, in memory of its own.
+
+        Raises ModelError if there is none of that name, or of a type that cannot be read.
+        """
         if name not in self.tensors:
             raise ModelError(f"{self.path} has no tensor {name}: download the model again.")
         info = self.tensors[name]
         raw = np.memmap(self.path, dtype=np.uint8, mode="r", offset=info.offset, shape=info.bytes)
         kind = GGMLQuantizationType[info.quantisation]
         block, block_bytes = GGML_QUANT_SIZES[kind]
-        rows = raw.reshape(-1, info.shape[-1] // block * block_bytes)
-        return dequantize(rows, kind).reshape(info.shape).astype(np.float32, copy=False)
+        # A plain array: each of the many slices of a memmap costs several times as much.
+        rows = raw.view(np.ndarray).reshape(-1, info.shape[-1] // block * block_bytes)
+        try:
+            values = dequantize(rows, kind)
+        except NotImplementedError:
+            raise ModelError(
+                f"{self.path} holds {name} as {info.quantisation}, which cannot be read: use a "
+                "file in a common quantisation, such as Q8_0."
+            ) from None
+        return np.require(values.reshape(info.shape), np.float32, "W")  # no view of the file
 
 
 def open_gguf(path: Path) -> GgufFile:
@@ -76,6 +90,8 @@ def open_gguf(path: Path) -> GgufFile:
     Raises ModelError when the file cannot be read, is no GGUF file, or says things about itself
     that cannot be true.
     """
+    if not path.is_file():
+        raise ModelError(f"{path} is not a file: give the path of a .gguf file.")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -90,7 +106,8 @@ class _Header:
 
     def __init__(self, path: Path, data: npt.NDArray[np.uint8] | None) -> None:
         self._path = path
-        self._data = memoryview(data) if data is not None else memoryview(b"")
+        self._size = 0 if data is None else len(data)
+        self._data = memoryview(b"") if data is None else data.data[:MAX_HEADER_BYTES]
         self._at = 0
 
     def parse(self) -> GgufFile:
@@ -117,7 +134,7 @@ class _Header:
 
     def _take(self, count: int) -> memoryview:
         if count > len(self._data) - self._at:
-            raise self._damaged(f"it ends before byte {self._at + count}")
+            raise self._damaged(f"its header goes on to byte {self._at + count} of {self._size}")
         part = self._data[self._at : self._at + count]
         self._at += count
         return part
@@ -132,7 +149,7 @@ class _Header:
         return int(np.frombuffer(self._take(np.dtype(kind).itemsize), dtype=kind)[0])
 
     def _string(self) -> str:
-        (length,) = struct.unpack("<Q", self._take(8))
+        (length,) = LENGTH.unpack(self._take(8))
         try:
             return str(self._take(length), "utf-8")
         except UnicodeDecodeError:
@@ -178,9 +195,9 @@ class _Header:
 
     def _placed(self, name: str, info: TensorInfo, start: int) -> TensorInfo:
         offset = start + info.offset
-        if offset + info.bytes > len(self._data):
+        if offset + info.bytes > self._size:
             raise self._damaged(
-                f"tensor {name!r} would end at byte {offset + info.bytes} of {len(self._data)}"
+                f"tensor {name!r} would end at byte {offset + info.bytes} of {self._size}"
             )
         return TensorInfo(
             shape=info.shape, quantisation=info.quantisation, offset=offset, bytes=info.bytes

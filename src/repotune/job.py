@@ -73,13 +73,19 @@ def settle(state: RunState, emit: Emit) -> Job:
     if precision == "auto":
         precision = "bf16" if machine.bf16 else "fp32"
     base = _find_base(state, config, GPU_MODEL if machine.gpu else CPU_MODEL, emit)
+    shape, tokenizer = read_shape(base), load_tokenizer(Path(base.path))
+    if tokenizer.vocab_size > shape.vocab_size:
+        raise ModelError(
+            f"{base.path} has a tokenizer of {tokenizer.vocab_size:,} tokens and weights for "
+            f"{shape.vocab_size:,}: they are of different models, so download the model again."
+        )
     return Job(
         config=config,
         tree=Path(state.tree),
         machine=machine,
         base=base,
-        shape=read_shape(base),
-        tokenizer=load_tokenizer(Path(base.path)),
+        shape=shape,
+        tokenizer=tokenizer,
         lora=LoraSpec(
             r=config.lora_r,
             alpha=config.lora_alpha,

@@ -30,7 +30,6 @@ from repotune.runs import (
     default_run_path,
     find_run,
     list_runs,
-    write_json_atomic,
 )
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def complete(
     A relative path is seen from the current folder, then from the run's tree. Raises UsageError
     if there is no such place, RunError if the run has no adapter yet.
     """
-    from repotune.corpus import decode
+    from repotune.corpus.decode import decode
     from repotune.evaluation import complete_at
 
     folder = find_run(run, Path.cwd())
@@ -294,6 +293,7 @@ def _evaluate(
     """Score the held-out files, and write what came out."""
     from repotune.corpus import read_documents
     from repotune.evaluation import evaluate as compare
+    from repotune.evaluation import write_evaluation
 
     on_gpu = job.machine.gpu is not None
     default = None if on_gpu else CPU_EVAL_TOKENS
@@ -314,7 +314,7 @@ def _evaluate(
         seed=job.config.seed,
         emit=emit,
     )
-    write_json_atomic(folder.evaluation, asdict(evaluation))
+    write_evaluation(folder.evaluation, evaluation)
     return evaluation
 
 

@@ -5,7 +5,7 @@ from repotune.errors import DoesNotFit
 from repotune.kernels import PLAIN, Buffers
 from repotune.model.layer import Layer, RowContext
 from repotune.model.linear import StackedLinear
-from repotune.planning import choose_policy, resident_bytes, saved_layer_bytes
+from repotune.planning import choose_policy, resident_bytes, saved_layer_bytes, working_bytes
 from repotune.records import LINEAR_MODULES, LoraSpec, Shape
 
 LORA = LoraSpec(r=4, alpha=8.0, dropout=0.0, target_modules=LINEAR_MODULES)
@@ -51,18 +51,21 @@ def test_saved_bytes_are_those_of_a_real_layer():
     assert sum(storages.values()) == saved_layer_bytes(SHAPE, LORA, tokens=tokens, itemsize=4)
 
 
+def room_for(layers, tokens=65536):
+    """Free bytes in which so many layers can be kept whole, beside all that is always there."""
+    fixed = resident_bytes(SHAPE, LORA, itemsize=2)
+    fixed += working_bytes(SHAPE, tokens=tokens, itemsize=2)
+    return int((fixed + layers * saved_layer_bytes(SHAPE, LORA, tokens=tokens, itemsize=2)) / 0.85)
+
+
 def test_all_is_kept_where_there_is_room_and_less_where_there_is_less():
-    free_gib = [3.0, 1.2, 1.0, 0.8]
-    kept = [policy(int(f * 2**30), tokens=65536).layers.count("keep") for f in free_gib]
+    kept = [policy(room_for(n), tokens=65536).layers.count("keep") for n in (8, 5, 4, 3)]
     assert kept[0] == 6
     assert kept == sorted(set(kept), reverse=True)
 
 
 def test_the_last_layers_are_kept_first():
-    per_layer = saved_layer_bytes(SHAPE, LORA, tokens=65536, itemsize=2)
-    fixed = resident_bytes(SHAPE, LORA, itemsize=2) + 300 * 2**20
-    free = int((fixed + 4 * per_layer) / 0.85)
-    layers = policy(free, tokens=65536).layers
+    layers = policy(room_for(4), tokens=65536).layers
     assert 0 < layers.count("keep") < 6
     assert list(layers) == sorted(layers, reverse=True)  # recompute ... keep
 

@@ -29,6 +29,10 @@ _LEGACY = (
 )
 """Without a mark, these are tried; at equal plausibility the first one wins."""
 
+_KOREAN = re.compile(rb"[\xa1-\xa3\xb0-\xc8][\xa1-\xfe]")
+_KOREAN_WORD = re.compile(rb"(?:[\xb0-\xc8][\xa1-\xfe]){2}")
+"""Common Hangul and punctuation of KS X 1001, and two syllables in a row."""
+
 _DECLARED = re.compile(rb"coding[:=]\s*[\"']?([\w.-]+)")
 """PEP 263's cookie; the declaration of XML looks the same."""
 
@@ -62,6 +66,8 @@ def decode(content: bytes) -> Decoded | None:
     decoded = _strictly(content, "utf-8")
     if decoded is None and (declared := _declared(content)) is not None:
         decoded = _strictly(content, declared)
+    if decoded is None and _is_korean(content):
+        decoded = _strictly(content, "cp949")
     if decoded is None:
         best = from_bytes(content, cp_isolation=list(_LEGACY)).best()
         decoded = None if best is None else _strictly(content, best.encoding)
@@ -83,6 +89,15 @@ def _strictly(content: bytes, encoding: str) -> Decoded | None:
     if "\0" in text:
         return None
     return Decoded(text.replace("\r\n", "\n").replace("\r", "\n"), encoding)
+
+
+def _is_korean(content: bytes) -> bool:
+    """Whether all that is not ASCII is common Hangul.
+
+    A comment of two syllables is too little for a guess by frequencies, and what its bytes mean
+    in other encodings hardly ever stands in a text.
+    """
+    return _KOREAN_WORD.search(content) is not None and _KOREAN.sub(b"", content).isascii()
 
 
 def _declared(content: bytes) -> str | None:

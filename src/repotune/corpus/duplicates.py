@@ -7,19 +7,24 @@ themselves. D documents, P permutations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash
 
 from repotune.corpus.shingles import Hashes, jaccard
+from repotune.records import IntArray
+
+Signatures: TypeAlias = npt.NDArray[np.uint32]
 
 NEAR = 0.6
 """Jaccard similarity from which two files are near-duplicates.
 
-The promise is that no held-out file reaches 0.7 with a training file. How exactly a text is cut
-into words moves a pair by up to 0.1 (measured on 400 pairs of a large Python package), and the
-promise should hold for every reader's way of cutting.
+The promise is that no held-out file reaches 0.7 with a training file, in 5-grams of words. It
+should hold whether a reader cuts at spaces or at all that is no letter, digit or underscore: over
+three large trees, the highest pair across the split was at 0.65 for the one, 0.62 for the other.
+To one who counts each sign of punctuation as a word, all code looks more alike than that.
 """
 
 _PERMUTATIONS = 256
@@ -34,6 +39,9 @@ _WORTH_VERIFYING = 0.5
 """By signature; its standard error at 0.6 is 0.03."""
 
 _SEED = 1
+
+_DOCUMENTS_AT_ONCE = 256
+"""So that the copy of their 5-grams stays small."""
 
 
 class Clusters:
@@ -77,7 +85,58 @@ def near_pairs(
     for other in theirs:
         begin = np.searchsorted(keys, sets[other], "left")
         end = np.searchsorted(keys, sets[other], "right")
-        hits = [owners[low:high] for low, high in zip(begin, end, strict=True) if low < high]
+        shared = np.flatnonzero(begin < end)
+        hits = [owners[low:high] for low, high in zip(begin[shared], end[shared], strict=True)]
+        size = len(sets[other])
         for one in np.unique(np.concatenate(hits)).tolist() if hits else ():
-            if jaccard(sets[one], sets[other]) >= NEAR:
+            short, long = sorted((len(sets[one]), size))
+            if short >= NEAR * long and jaccard(sets[one], sets[other]) >= NEAR:
                 yield one, other
+
+
+def _signatures(sets: Sequence[Hashes]) -> Signatures:
+    """The MinHash of each set; [D, P]."""
+    signatures_DP = np.zeros((len(sets), _PERMUTATIONS), np.uint32)
+    for begin in range(0, len(sets), _DOCUMENTS_AT_ONCE):
+        some = sets[begin : begin + _DOCUMENTS_AT_ONCE]
+        edges = np.cumsum([0, *(len(one) for one in some)], dtype=np.uint64)
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+            np.concatenate(some), edges, _PERMUTATIONS, _SEED
+        )
+        signatures_DP[begin : begin + len(some)] = matrix.to_rows()
+    return signatures_DP
+
+
+def _likely_pairs(signatures_DP: Signatures) -> Iterator[tuple[int, int]]:
+    """Pairs of documents that are equal in a band and similar by signature, ascending."""
+    count = len(signatures_DP)
+    found: list[IntArray] = []
+    for band in np.split(signatures_DP, _BANDS, axis=1):
+        order = np.lexsort((np.arange(count), *band.T))
+        is_equal = (band[order[1:]] == band[order[:-1]]).all(axis=1)
+        run = np.cumsum(np.concatenate(([True], ~is_equal))) if count else order
+        for distance in range(1, min(_NEIGHBOURS, count - 1) + 1):
+            places = np.flatnonzero(run[distance:] == run[:-distance])
+            found.append(order[places] * count + order[places + distance])
+    for pair in np.unique(np.concatenate(found)).tolist() if found else ():
+        one, other = divmod(pair, count)
+        if np.mean(signatures_DP[one] == signatures_DP[other]) >= _WORTH_VERIFYING:
+            yield one, other
+
+
+def _index(sets: Sequence[Hashes], ours: Sequence[int]) -> tuple[Hashes, IntArray]:
+    """Enough of each set's elements, ascending, and beside each the document that has it."""
+    if not ours:
+        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    elements, counts = np.unique(np.concatenate([sets[one] for one in ours]), return_counts=True)
+    keys = []
+    for one in ours:
+        own = sets[one]
+        # Rounded down with a margin, because 0.6 is no binary fraction: one more does no harm.
+        needed = len(own) - int(NEAR * len(own) - 1e-6)
+        rarest = np.argsort(counts[np.searchsorted(elements, own)], kind="stable")
+        keys.append(own[rarest[: needed + 1]])
+    keys_K = np.concatenate(keys)
+    owners_K = np.repeat(np.asarray(ours, np.int64), [len(one) for one in keys])
+    order = np.argsort(keys_K, kind="stable")
+    return keys_K[order], owners_K[order]

@@ -24,6 +24,14 @@ class Language:
         """Whether a folder that holds only this is a folder of code."""
         return self.kind in ("programming", "markup")
 
+    @property
+    def words_are_names(self) -> bool:
+        """Whether a word without quotes is a name and not a value."""
+        return self.kind == "programming" and self.name not in _BARE_STRINGS
+
+
+_BARE_STRINGS = frozenset({"Batchfile", "Dockerfile", "fish", "Makefile", "Shell", "Tcl"})
+"""Programming languages in which a word without quotes is a string."""
 
 # Name -> identify's tags for it, and extensions (with a dot) where identify says nothing better.
 # A file can have several tags; the language that stands first here wins.

@@ -14,6 +14,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from repotune.records import IntArray
+
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 NGRAM = 5
@@ -31,9 +33,12 @@ def word_hashes(text: str) -> Hashes:
     """
     if text.isascii():
         codes_T = np.frombuffer(text.encode("ascii"), np.uint8)
+        is_word_T = _is_word(np.arange(128))[codes_T]
     else:
         codes_T = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    edges = np.flatnonzero(np.diff(_is_word()[codes_T], prepend=False, append=False))
+        distinct, places_T = np.unique(codes_T, return_inverse=True)
+        is_word_T = _is_word(distinct)[places_T]
+    edges = np.flatnonzero(np.diff(is_word_T, prepend=False, append=False))
     starts_W, ends_W = edges[::2], edges[1::2]
     sums = np.zeros(len(text) + 1, np.uint64)
     np.cumsum(codes_T * _powers(_BASE, len(text)), out=sums[1:])
@@ -56,15 +61,15 @@ def jaccard(a_N: Hashes, b_N: Hashes) -> float:
 
 def _mixed(values: Hashes) -> Hashes:
     """The finaliser of SplitMix64 (Steele et al. 2014): every bit depends on every bit."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    first: Hashes = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    second: Hashes = (first ^ (first >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    third: Hashes = second ^ (second >> np.uint64(31))
+    return third
 
 
-@cache
-def _is_word() -> npt.NDArray[np.bool_]:
+def _is_word(codes: IntArray) -> npt.NDArray[np.bool_]:
     """For each code point, whether ``\\w`` matches it."""
-    return np.array([chr(code).isalnum() or code == ord("_") for code in range(0x110000)])
+    return np.array([chr(code).isalnum() or code == ord("_") for code in codes.tolist()], np.bool_)
 
 
 def _powers(base: int, length: int) -> Hashes:

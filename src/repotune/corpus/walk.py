@@ -74,7 +74,7 @@ def walk(
     try:
         root = root.resolve(strict=True)
         if root.is_file():
-            return [_look_at_file(root.name, str(root), root.stat(), keep_vendored)]
+            return [_look_at_file(_shown(root.name), str(root), root.stat(), keep_vendored)]
         os.scandir(root).close()
     except FileNotFoundError:
         raise CorpusError(f"{root} does not exist: name a folder with source code.") from None
@@ -99,11 +99,14 @@ def read_bytes(candidate: Candidate) -> bytes | FileLine:
     path = candidate.path
     try:
         handle = os.open(candidate.location, _OPEN_FLAGS)
-        with os.fdopen(handle, "rb") as file:
+        try:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 return FileLine(path=path, reason="not a regular file")
-            content = file.read(MAX_FILE_BYTES + 1)
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+        finally:
+            os.close(handle)
     except OSError as error:
         return _failed(path, error)
     if len(content) > MAX_FILE_BYTES:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -188,7 +189,8 @@ class Decoder:
         )  # fmt: skip
 
     def _ids(self, ids: IntArray) -> Tensor:
-        return torch.as_tensor(ids, dtype=torch.int64).to(self.device)
+        # A copy: rows are mapped read-only, which torch does not know.
+        return torch.from_numpy(ids.astype(np.int64)).to(self.device)
 
     def _read(self, name: str) -> Tensor:
         return self._source.read(name).to(device=self.device, dtype=self.dtype)

@@ -191,7 +191,7 @@ class Layer:
         """Views of q [K, T, G, H], k [K, T, H] and v [K, T, H] in the stacked output."""
         kv, head = self.shape.num_key_value_heads, self.shape.head_dim
         q_width = self.shape.num_attention_heads * head
-        q, k, v = qkv_TO.split([q_width, kv * head, kv * head], dim=1)
+        q, k, v = torch.split(qkv_TO, [q_width, kv * head, kv * head], dim=1)
         heads = (len(qkv_TO), kv, head)
         return self._as_heads(q), k.view(heads).transpose(0, 1), v.view(heads).transpose(0, 1)
 
@@ -199,7 +199,7 @@ class Layer:
         """[T, K*G*H] seen as [K, T, G, H]."""
         kv, head = self.shape.num_key_value_heads, self.shape.head_dim
         group = self.shape.num_attention_heads // kv
-        return q_TO.unflatten(1, (kv, group, head)).transpose(0, 1)
+        return torch.unflatten(q_TO, 1, (kv, group, head)).transpose(0, 1)
 
     def _rotate(
         self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, q_out: Tensor, k_out: Tensor

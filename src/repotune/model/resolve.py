@@ -15,11 +15,10 @@ from repotune.events import Emit
 from repotune.gguf_file import open_gguf
 from repotune.model.shape import CONFIG_FILE, config_shape, gguf_shape, is_gguf, read_config
 from repotune.model.starter import STARTER, starter_path
-from repotune.model.weights import INDEX_FILE, weight_files
+from repotune.model.weights import INDEX_FILE, PICKLES, weight_files
 from repotune.records import ModelRef
 
 HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
-PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def resolve_model(
@@ -78,7 +77,10 @@ def _folder(name: str, folder: Path, revision: str | None) -> ModelRef:
 
 def _refuse_pickles(folder: Path) -> None:
     """Say so where a folder has weights, but only such as run code when they are read."""
-    names = sorted(path.name for path in folder.iterdir())
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be read: {error.strerror}.") from None
     if any(name.endswith((".safetensors", INDEX_FILE)) for name in names):
         return
     pickles = [name for name in names if name.endswith(PICKLES)]

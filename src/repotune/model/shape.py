@@ -83,7 +83,7 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The ``config.json`` of a model folder. Raises ModelError if there is none or it is damaged."""
+    """A model folder's ``config.json``. Raises ModelError if there is none or it is damaged."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ModelError(

@@ -6,6 +6,7 @@ checkpoint of another model is refused at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final, Protocol
@@ -21,6 +22,8 @@ from repotune.records import ModelRef, Shape
 
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
+PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""Endings of weight files that run code when they are read."""
 DTYPES: Final = ("F64", "F32", "F16", "BF16")
 """Safetensors' names of the types that weights may have."""
 
@@ -138,9 +141,7 @@ class GgufWeights:
         self.shape = gguf_shape(file)
         self._file = file
         self._names = {_gguf_name(name): name for name in tensor_shapes(self.shape)}
-        found = {
-            self._names.get(name, name): info.shape for name, info in file.tensors.items()
-        }
+        found = {self._names.get(name, name): info.shape for name, info in file.tensors.items()}
         _compare(file.path, tensor_shapes(self.shape), found)
 
     def names(self) -> Collection[str]:
@@ -163,26 +164,33 @@ def weight_files(folder: Path) -> list[Path]:
     Raises ModelError when there are none, or one that the index names is missing.
     """
     index = folder / INDEX_FILE
-    if not index.is_file():
-        if not (folder / SINGLE_FILE).is_file():
-            raise ModelError(
-                f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}: "
-                "download the model again, as safetensors."
-            )
+    if (folder / SINGLE_FILE).is_file():
         return [folder / SINGLE_FILE]
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
-        raise ModelError(f"{index} has no weight_map: download the model again.")
-    names = sorted(set(places.values()))
+    if not index.is_file():
+        raise ModelError(
+            f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}: "
+            "download the model again, as safetensors."
+        )
+    names = shard_names(index)
     for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ModelError(f"{index} names {name!r}, which is no safetensors file beside it.")
         if not (folder / name).is_file():
             raise ModelError(
                 f"{folder} lacks {name}, one of the {len(names)} weight files that {INDEX_FILE} "
                 "names: download the model again."
             )
     return [folder / name for name in names]
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that an index names, in order. Raises ModelError if it is damaged."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+        raise ModelError(f"{index} has no weight_map: download the model again.")
+    names = sorted(set(places.values()))
+    for name in names:
+        if re.fullmatch(r"[\w.-]+\.safetensors", name) is None:
+            raise ModelError(f"{index} names {name!r}, which is no safetensors file beside it.")
+    return names
 
 
 def _read_header(path: Path) -> dict[str, tuple[int, ...]]:
@@ -232,7 +240,7 @@ def _compare(
 
 
 def _gguf_name(name: str) -> str:
-    """llama.cpp's name of a tensor: ``model.layers.3.mlp.up_proj.weight`` is blk.3.ffn_up.weight."""
+    """llama.cpp's name: ``model.layers.3.mlp.up_proj.weight`` is ``blk.3.ffn_up.weight``."""
     stem, _, ending = name.rpartition(".")
     if stem in GGUF_ROOTS:
         return f"{GGUF_ROOTS[stem]}.{ending}"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from repotune.errors import DoesNotFit
-from repotune.planning.memory import resident_bytes, saved_layer_bytes
+from repotune.planning.memory import resident_bytes, saved_layer_bytes, working_bytes
 from repotune.records import LayerPolicy, LoraSpec, Policy, Shape
 
 GIB = 2**30
 USABLE = 0.85
 """Share of the free memory that a run may plan with; the rest is for what else the system does."""
-WORKING_BYTES = 300 * 2**20
-"""Chunks of logits, buffers of a layer's backward and the interpreter, beside the terms below."""
 
 
 def choose_policy(
@@ -29,7 +27,8 @@ def choose_policy(
     before anything is loaded, with the numbers and the way out.
     """
     layers = shape.num_hidden_layers
-    fixed = resident_bytes(shape, lora, itemsize=itemsize) + WORKING_BYTES
+    fixed = resident_bytes(shape, lora, itemsize=itemsize)
+    fixed += working_bytes(shape, tokens=tokens, itemsize=itemsize)
     kept = saved_layer_bytes(shape, lora, tokens=tokens, itemsize=itemsize)
     inputs = tokens * itemsize * shape.hidden_size
     budget = int(free_bytes * USABLE) - fixed
@@ -62,6 +61,6 @@ def _does_not_fit(need: int, free: int, way_out: str) -> DoesNotFit:
     usable = free * USABLE
     return DoesNotFit(
         f"The run needs {need / GIB:.1f} GiB and {usable / GIB:.1f} GiB of the "
-        f"{free / GIB:.1f} GiB free can be used: {(need - usable) / GIB:.1f} GiB short. {way_out}, or choose a smaller "
-        "model, or close other programs."
+        f"{free / GIB:.1f} GiB free can be used: {(need - usable) / GIB:.1f} GiB short. {way_out}, "
+        "or choose a smaller model, or close other programs."
     )

@@ -1,0 +1,12 @@
+"""Base against tuned on held-out code: bits per byte, next lines, and how sure the figures are.
+
+``excerpts`` chooses what is read of which file, ``bits_per_byte`` scores it, ``bootstrap`` gives
+the interval; ``cursors`` chooses places in the files, ``continuation`` writes on from there,
+``completions`` compares; ``comparison`` is all of it, ``saved`` its file on disk.
+"""
+
+from repotune.evaluation.comparison import evaluate
+from repotune.evaluation.completions import complete_at
+from repotune.evaluation.saved import read_evaluation, write_evaluation
+
+__all__ = ["complete_at", "evaluate", "read_evaluation", "write_evaluation"]

@@ -1,0 +1,123 @@
+"""The whole comparison of base and tuned on the held-out files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from repotune.errors import CorpusError
+from repotune.evaluation.bits_per_byte import bits_per_byte, nats_by_file
+from repotune.evaluation.bootstrap import difference_interval
+from repotune.evaluation.completions import figures, telling_first, write_next_lines
+from repotune.evaluation.cursors import draw_cursors
+from repotune.evaluation.excerpts import Reading, choose_excerpts
+from repotune.events import Emit, Notice, StageDone, StageStarted
+from repotune.model import Decoder
+from repotune.records import Completion, Document, Evaluation
+from repotune.tokens import CodeTokenizer
+
+SCORING = "evaluation"
+COMPLETING = "next lines"
+
+
+def evaluate(
+    decoder: Decoder,
+    tokenizer: CodeTokenizer,
+    documents: Sequence[Document],
+    *,
+    max_seq_length: int,
+    max_tokens: int | None,
+    max_cursors: int,
+    max_line_tokens: int,
+    seed: int,
+    emit: Emit,
+) -> Evaluation:
+    """Compare the model without and with its adapter on ``documents``, all held out.
+
+    At most ``max_tokens`` ids are read (None: all), and at most ``max_cursors`` next lines
+    written, each of at most ``max_line_tokens``. Which ones depends on ``seed`` and the files, not
+    on their order. ``exact_match`` and ``edit_similarity`` are empty where no cursor was found.
+
+    Raises CorpusError if there is nothing to score, TrainingError if a loss is not finite.
+    """
+    reading = choose_excerpts(
+        documents, tokenizer, max_seq_length=max_seq_length, max_tokens=max_tokens, seed=seed
+    )
+    excerpts = reading.excerpts
+    _tell(reading, len(documents), emit)
+    tokens = sum(excerpt.tokens for excerpt in excerpts)
+    emit(StageStarted(stage=SCORING, total=tokens, unit="tokens"))
+    base_nats, tuned_nats = nats_by_file(
+        decoder, excerpts, max_seq_length=max_seq_length, stage=SCORING, emit=emit
+    )
+    byte_counts = np.array([excerpt.bytes_scored for excerpt in excerpts])
+    base, tuned = bits_per_byte(base_nats, byte_counts), bits_per_byte(tuned_nats, byte_counts)
+    difference = difference_interval(base_nats, tuned_nats, byte_counts, seed=seed)
+    emit(StageDone(stage=SCORING, summary=f"{base:.4f} -> {tuned:.4f} bits per byte"))
+
+    cursors = draw_cursors(documents, max_cursors=max_cursors, seed=seed)
+    emit(StageStarted(stage=COMPLETING, total=len(cursors), unit="cursors"))
+    completions = write_next_lines(
+        decoder,
+        tokenizer,
+        cursors,
+        max_seq_length=max_seq_length,
+        max_line_tokens=max_line_tokens,
+        stage=COMPLETING,
+        emit=emit,
+    )
+    exact, alike = figures(completions)
+    emit(StageDone(stage=COMPLETING, summary=_lines_phrase(completions, exact)))
+    return Evaluation(
+        files=len(excerpts),
+        files_available=len(documents),
+        tokens=tokens,
+        bytes_scored=int(byte_counts.sum()),
+        base_bits_per_byte=base,
+        tuned_bits_per_byte=tuned,
+        difference=difference,
+        cursors=len(completions),
+        exact_match=exact,
+        edit_similarity=alike,
+        completions=telling_first(completions),
+        sampled=_sampled(reading, len(completions), bos=tokenizer.bos_id is not None, seed=seed),
+    )
+
+
+def _tell(reading: Reading, available: int, emit: Emit) -> None:
+    """Say what could not be scored as it should."""
+    if reading.not_exact:
+        emit(
+            Notice(
+                message=f"{reading.not_exact} held-out files are left out of the bits per byte, "
+                "because the tokenizer does not give them back byte for byte."
+            )
+        )
+    if not reading.excerpts:
+        raise CorpusError(
+            f"There is nothing to evaluate on in {available} held-out files: raise heldout_share, "
+            "or evaluate on more tokens."
+        )
+    if len(reading.excerpts) == 1:
+        emit(
+            Notice(
+                message="Only 1 held-out file is scored, and one file gives no interval: the "
+                "stated one is the widest. Raise heldout_share for a real one."
+            )
+        )
+
+
+def _lines_phrase(completions: Sequence[Completion], exact: dict[str, float]) -> str:
+    if not completions:
+        return "no line to complete was found"
+    return f"{exact['base']:.1%} -> {exact['tuned']:.1%} of {len(completions)} completed exactly"
+
+
+def _sampled(reading: Reading, cursors: int, *, bos: bool, seed: int) -> str:
+    if reading.cap is None:
+        read = "all of every file"
+    else:
+        read = f"files drawn by seed {seed}, of each at most its first {reading.cap:,} tokens"
+    context = "" if bos else ", the first token of each as context only"
+    return f"{read}{context}; {cursors} next lines drawn by seed {seed}, evenly over the files"

@@ -1,0 +1,204 @@
+"""What base and tuned write at the same cursors, beside what stood there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rapidfuzz import fuzz
+
+from repotune.errors import UsageError
+from repotune.evaluation.continuation import BROKEN, continuation, fitted_prompt
+from repotune.evaluation.cursors import Cursor
+from repotune.events import Emit, StageProgress
+from repotune.model import Decoder
+from repotune.records import Completion
+from repotune.tokens import CodeTokenizer
+
+TAIL_LINES = 8
+"""So many lines before the cursor are shown with a completion."""
+MODELS = (("base", False), ("tuned", True))
+
+
+def exact_match(written: str, truth: str) -> bool:
+    """Whether the two lines are the same but for white space around them, as CrossCodeEval asks."""
+    return written.strip() == truth.strip()
+
+
+def edit_similarity(written: str, truth: str) -> float:
+    """How alike the two stripped lines are, 0 to 1: CrossCodeEval's ``fuzz.ratio`` / 100."""
+    return fuzz.ratio(written.strip(), truth.strip()) / 100
+
+
+def write_next_lines(
+    decoder: Decoder,
+    tokenizer: CodeTokenizer,
+    cursors: Sequence[Cursor],
+    *,
+    max_seq_length: int,
+    max_line_tokens: int,
+    stage: str,
+    emit: Emit,
+) -> list[Completion]:
+    """The line that each model writes at each cursor, greedily; progress is in cursors.
+
+    Both get the same prompt: the file up to the cursor, or as much of its end as leaves room for
+    the line in ``max_seq_length``. A line longer than ``max_line_tokens`` is cut there.
+    """
+    done: list[Completion] = []
+    for cursor in cursors:
+        limit = _prompt_limit(max_seq_length, max_line_tokens)
+        prompt = fitted_prompt(tokenizer, cursor.prefix, None, limit=limit)
+        written = {
+            name: continuation(
+                decoder,
+                tokenizer,
+                prompt,
+                max_new_tokens=max_line_tokens,
+                finished=_has_line_end,
+                adapted=adapted,
+            ).partition("\n")[0]
+            for name, adapted in MODELS
+        }
+        done.append(
+            Completion(
+                path=cursor.path,
+                line=cursor.line,
+                prompt_tail=_tail(cursor.prefix),
+                truth=cursor.truth,
+                base=written["base"],
+                tuned=written["tuned"],
+            )
+        )
+        emit(StageProgress(stage=stage, done=len(done)))
+    return done
+
+
+def figures(completions: Sequence[Completion]) -> tuple[dict[str, float], dict[str, float]]:
+    """Share of exact matches and mean edit similarity, of ``base`` and ``tuned``.
+
+    Without completions both are empty: there is nothing to say.
+    """
+    if not completions:
+        return {}, {}
+    texts = {
+        "base": [(one.base, one.truth) for one in completions],
+        "tuned": [(one.tuned, one.truth) for one in completions],
+    }
+    count = len(completions)
+    exact = {name: sum(exact_match(*pair) for pair in texts[name]) / count for name in texts}
+    alike = {name: sum(edit_similarity(*pair) for pair in texts[name]) / count for name in texts}
+    return exact, alike
+
+
+def telling_first(completions: Sequence[Completion]) -> tuple[Completion, ...]:
+    """Those that only the tuned model got right come first; else the order stays."""
+    return tuple(
+        sorted(
+            completions,
+            key=lambda one: (
+                exact_match(one.base, one.truth) or not exact_match(one.tuned, one.truth)
+            ),
+        )
+    )
+
+
+def complete_at(
+    decoder: Decoder,
+    tokenizer: CodeTokenizer,
+    text: str,
+    *,
+    path: str,
+    line: int,
+    column: int | None,
+    max_new_tokens: int,
+    max_seq_length: int,
+) -> Completion:
+    """What base and tuned write at a place in ``text``, the content of the file ``path``.
+
+    ``line`` and ``column`` count from 1; the cursor stands before the column, without one at the
+    end of the line. With code to its right, the rest of the line is to be written; at the end of a
+    line, what follows: as many whole lines as ``max_new_tokens`` hold. That is the truth, and no
+    model sees it. One that can fill in the middle sees the code after the truth.
+
+    Raises UsageError if there is no such place, or nothing before it to go on from.
+    """
+    cursor = _offset(text, path, line, column)
+    prefix, rest = text[:cursor], text[cursor:]
+    of_line = rest.partition("\n")[0]
+    inside = bool(of_line.strip())
+    truth = of_line if inside else _lines_within(tokenizer, rest, max_new_tokens)
+    suffix = rest[len(truth) :]
+    fills_in = tokenizer.fim is not None and bool(suffix.strip())
+    limit = _prompt_limit(max_seq_length, max_new_tokens)
+    prompt = fitted_prompt(tokenizer, prefix, suffix if fills_in else None, limit=limit)
+    if not len(prompt):
+        raise UsageError(
+            f"There is nothing before line {line} of {path} for the model to go on from: choose a "
+            "place further down."
+        )
+    written = {
+        name: continuation(
+            decoder,
+            tokenizer,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            finished=_has_line_end if inside else _never,
+            adapted=adapted,
+        )
+        for name, adapted in MODELS
+    }
+    if inside:
+        written = {name: one.partition("\n")[0] for name, one in written.items()}
+    return Completion(
+        path=path,
+        line=line,
+        prompt_tail=_tail(prefix),
+        truth=truth,
+        base=written["base"],
+        tuned=written["tuned"],
+    )
+
+
+def _offset(text: str, path: str, line: int, column: int | None) -> int:
+    lines = text.split("\n")
+    if line > len(lines):
+        count = len(lines) - (lines[-1] == "")  # the end of the last line begins no further one
+        raise UsageError(
+            f"{path} has {count} lines, and line {line} was asked for: choose one that is there."
+        )
+    start = sum(len(one) + 1 for one in lines[: line - 1])
+    width = len(lines[line - 1])
+    if column is not None and column > width + 1:
+        raise UsageError(
+            f"Line {line} of {path} has {width} characters, and column {column} was asked for: "
+            f"choose one up to {width + 1}, which is the end of the line."
+        )
+    return start + (width if column is None else column - 1)
+
+
+def _lines_within(tokenizer: CodeTokenizer, text: str, limit: int) -> str:
+    """The whole lines at the beginning of ``text`` that ``limit`` tokens hold, or a part of one."""
+    ids = tokenizer.encode(text)
+    if len(ids) <= limit:
+        return text
+    head = tokenizer.decode(ids[:limit]).rstrip(BROKEN)
+    whole = head.rpartition("\n")[0]
+    return whole if whole.strip() else head
+
+
+def _prompt_limit(max_seq_length: int, max_new_tokens: int) -> int:
+    """Room for what is to be written, but never for less than half a row of prompt."""
+    return max(max_seq_length // 2, max_seq_length - max_new_tokens)
+
+
+def _tail(prefix: str) -> str:
+    end = "\n" if prefix.endswith("\n") else ""
+    return "\n".join(prefix.removesuffix("\n").split("\n")[-TAIL_LINES:]) + end
+
+
+def _has_line_end(text: str) -> bool:
+    return "\n" in text
+
+
+def _never(text: str) -> bool:
+    return False

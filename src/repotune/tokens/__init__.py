@@ -1,0 +1,16 @@
+"""Documents -> Rows of ids: tokenizer, fill in the middle, packing, shards."""
+
+from repotune.tokens.fim import FimFormat
+from repotune.tokens.prompt import prompt_ids
+from repotune.tokens.rows import build_rows
+from repotune.tokens.shards import RowStore
+from repotune.tokens.tokenizer import CodeTokenizer, load_tokenizer
+
+__all__ = [
+    "CodeTokenizer",
+    "FimFormat",
+    "RowStore",
+    "build_rows",
+    "load_tokenizer",
+    "prompt_ids",
+]

@@ -1,0 +1,127 @@
+"""Fill in the middle: which tokens a vocabulary has for it, and ids in the order of training.
+
+    prefix-suffix-middle   [BOS] PRE prefix SUF suffix MID middle END      every family
+    suffix-prefix-middle   [BOS] PRE SUF suffix MID prefix middle END      CodeLlama, StarCoder
+
+The families differ in the tokens that stand for PRE, SUF, MID and END, and in whether prefix and
+middle are encoded as one text in the second order. They are told apart by the tokens in the
+vocabulary, never by the model's name. DeepSeek's published order, "begin prefix hole suffix end
+middle", is the first one under other names.
+
+Sources: CodeLlama's released ``tokenizer.py`` and arXiv 2308.12950 §2.3; Qwen2.5-Coder,
+arXiv 2409.12186 §3; StarCoder, arXiv 2305.06161 §5.1 and BigCode's Megatron-LM (``_permute``);
+DeepSeek-Coder, arXiv 2401.14196 §3.1.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+Order: TypeAlias = Literal["psm", "spm"]
+Spm: TypeAlias = Literal["never", "joined", "apart"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FimFormat:
+    """The ids of one family, and its orders."""
+
+    prefix_id: int
+    suffix_id: int
+    middle_id: int
+    end_id: int
+    spm: Spm
+    """Suffix-prefix-middle: not trained, or with prefix and middle encoded as one text
+    (``joined``) or each by itself (``apart``)."""
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """The four tokens."""
+        return frozenset((self.prefix_id, self.suffix_id, self.middle_id, self.end_id))
+
+    def psm(
+        self,
+        bos: Sequence[int],
+        prefix: Sequence[int],
+        suffix: Sequence[int],
+        middle: Sequence[int],
+    ) -> list[int]:
+        """A document for training, prefix first; ``bos`` has one id or none."""
+        return [*self.prompt(bos, prefix, suffix), *middle, self.end_id]
+
+    def spm_document(
+        self, bos: Sequence[int], suffix: Sequence[int], prefix_and_middle: Sequence[int]
+    ) -> list[int]:
+        """A document for training, suffix first."""
+        return [
+            *bos, self.prefix_id, self.suffix_id, *suffix,
+            self.middle_id, *prefix_and_middle, self.end_id,
+        ]  # fmt: skip
+
+    def prompt(self, bos: Sequence[int], prefix: Sequence[int], suffix: Sequence[int]) -> list[int]:
+        """What stands before the middle: it ends with the id that asks for one."""
+        return [*bos, self.prefix_id, *prefix, self.suffix_id, *suffix, self.middle_id]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """The tokens of one family by their names in the vocabulary."""
+
+    prefix: str
+    suffix: str
+    middle: str
+    end: str | None
+    """None: a document ends with the model's end-of-sequence token."""
+    spm: Spm
+
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    "CodeLlama": Family(
+        prefix="\u2581<PRE>", suffix="\u2581<SUF>", middle="\u2581<MID>", end="\u2581<EOT>",
+        spm="joined",
+    ),
+    "Qwen2.5-Coder": Family(
+        prefix="<|fim_prefix|>", suffix="<|fim_suffix|>", middle="<|fim_middle|>",
+        end="<|endoftext|>", spm="never",
+    ),
+    "StarCoder": Family(
+        prefix="<fim_prefix>", suffix="<fim_suffix>", middle="<fim_middle>",
+        end="<|endoftext|>", spm="apart",
+    ),
+    "DeepSeek-Coder": Family(
+        prefix="<\uff5cfim\u2581begin\uff5c>", suffix="<\uff5cfim\u2581hole\uff5c>",
+        middle="<\uff5cfim\u2581end\uff5c>", end=None, spm="never",
+    ),
+}  # fmt: skip
+
+
+def fim_tokens_in(vocabulary: Container[str]) -> list[str]:
+    """The tokens of the family whose prefix, suffix and middle the vocabulary has, if any."""
+    family = _family(vocabulary)
+    if family is None:
+        return []
+    names = (family.prefix, family.suffix, family.middle, family.end)
+    return [name for name in names if name is not None]
+
+
+def find_fim(special: Mapping[str, int], eos_id: int) -> FimFormat | None:
+    """The format that a model with these special tokens (text -> id) was trained with, or None."""
+    family = _family(special)
+    if family is None:
+        return None
+    return FimFormat(
+        prefix_id=special[family.prefix],
+        suffix_id=special[family.suffix],
+        middle_id=special[family.middle],
+        end_id=eos_id if family.end is None else special[family.end],
+        spm=family.spm,
+    )
+
+
+def _family(vocabulary: Container[str]) -> Family | None:
+    for family in FAMILIES.values():
+        names = (family.prefix, family.suffix, family.middle, family.end)
+        if all(name is None or name in vocabulary for name in names):
+            return family
+    return None

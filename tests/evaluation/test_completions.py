@@ -1,0 +1,140 @@
+"""Next lines and completions at a place, by models of which every next token is known."""
+
+import pytest
+from rapidfuzz.distance import Indel
+
+from repotune.errors import UsageError
+from repotune.evaluation import complete_at
+from repotune.evaluation.completions import (
+    edit_similarity,
+    exact_match,
+    figures,
+    telling_first,
+    write_next_lines,
+)
+from repotune.evaluation.cursors import Cursor
+from repotune.events import StageProgress
+from repotune.records import Completion
+
+from .tiny import BYTES, EOS, FIM, Bigrams, chain, make_tokenizer
+
+C, D = BYTES + ord("c"), BYTES + ord("d")
+
+
+def completion(base, tuned, truth, path="a.py"):
+    return Completion(path=path, line=1, prompt_tail="", truth=truth, base=base, tuned=tuned)
+
+
+def test_lines_are_compared_without_the_white_space_around_them():
+    assert exact_match("  return x \n", "return x")
+    assert not exact_match("return  x", "return x")
+    assert not exact_match("", "return x")
+
+
+def test_edit_similarity_is_crosscodeevals_ratio():
+    assert edit_similarity("  return x", "return x ") == 1.0
+    assert edit_similarity("", "return x") == 0.0
+    # 2 · matches / (lengths): "abcd" and "abxd" share 3 of 4 + 4
+    assert edit_similarity("abcd", "abxd") == pytest.approx(0.75)
+    one, other = "for item in items:", "for i in range(3):"
+    assert edit_similarity(one, other) == pytest.approx(Indel.normalized_similarity(one, other))
+
+
+def test_figures_are_means_and_those_that_tell_come_first():
+    both, none = completion("x", "x", "x", "both"), completion("y", "z", "x", "none")
+    only_tuned = completion("y", " x", "x", "tuned")
+    only_base = completion("x", "y", "x", "base")
+    exact, alike = figures([both, none, only_tuned, both])
+    assert exact == {"base": 0.5, "tuned": 0.75}
+    assert alike == {"base": 0.5, "tuned": 0.75}
+    assert figures([]) == ({}, {})
+    ordered = telling_first([both, only_base, none, only_tuned])
+    assert [one.path for one in ordered] == ["tuned", "both", "base", "none"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    """Base writes "cat" and tuned "cog" after a line end or "=", and both end that line."""
+    table = chain("\ncat\n", "=c", "dog\n")
+    return Bigrams(base=table, tuned={C: D}).decoder(tmp_path_factory.mktemp("model"))
+
+
+def test_next_lines_are_written_to_their_end_from_the_end_of_the_file_so_far(decoder, tokenizer):
+    lines = [f"line {i}" for i in range(20)]
+    cursor = Cursor(path="a.py", line=20, prefix="\n".join([*lines, ""]), truth="cog")
+    events = []
+    (one,) = write_next_lines(
+        decoder, tokenizer, [cursor], max_seq_length=64, max_line_tokens=8, stage="s",
+        emit=events.append,
+    )  # fmt: skip
+    assert (one.base, one.tuned, one.truth) == ("cat", "cog", "cog")
+    assert (one.path, one.line) == ("a.py", 20)
+    assert one.prompt_tail == "\n".join([*lines[-8:], ""])
+    assert events == [StageProgress(stage="s", done=1)]
+
+
+TEXT = "import os\nname = value\n\nlast\n"
+
+
+def complete(decoder, tokenizer, line, column=None, *, text=TEXT, limit=8):
+    return complete_at(
+        decoder, tokenizer, text, path="a.py", line=line, column=column, max_new_tokens=limit,
+        max_seq_length=64,
+    )  # fmt: skip
+
+
+def test_inside_a_line_its_rest_is_the_truth(decoder, tokenizer):
+    one = complete(decoder, tokenizer, 2, 7)
+    assert one.prompt_tail == "import os\nname ="
+    assert one.truth == " value"
+    assert (one.base, one.tuned) == ("cat", "cog")
+
+
+def test_at_the_end_of_a_line_what_follows_is_the_truth(tokenizer, tmp_path):
+    decoder = Bigrams(base=chain("e\ncat\n"), tuned={C: D}).decoder(tmp_path)
+    one = complete(decoder, tokenizer, 2, limit=9)
+    assert one.prompt_tail == "import os\nname = value"
+    assert one.truth == "\n\nlast\n"  # all 7 tokens that are left
+    assert one.base == "\ncat\ncat\n"
+    assert complete(decoder, tokenizer, 2, 13).truth == one.truth  # the column after the last
+    assert complete(decoder, tokenizer, 1, limit=16).truth == "\nname = value\n"
+    assert complete(decoder, tokenizer, 1, limit=6).truth == "\nname "  # not even a line
+
+
+def test_a_model_that_fills_in_sees_what_stands_after_the_truth(tmp_path):
+    tokenizer = make_tokenizer(tmp_path / "tokenizer", fim=True)
+    # After the id that asks for the middle: base "c", tuned "d"; left to right, after "=": "x".
+    table = {**chain("cc", "dd", "=x", "xx"), FIM[2]: C, C: EOS, D: EOS}
+    decoder = Bigrams(base=table, tuned={FIM[2]: BYTES + ord("d")}).decoder(tmp_path / "model")
+    one = complete(decoder, tokenizer, 2, 7)
+    assert one.truth == " value"
+    assert (one.base, one.tuned) == ("c", "")
+    # nothing but white space after the truth: left to right
+    assert complete(decoder, tokenizer, 2, 7, text="a\nname = value\n").base == "x" * 8
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "said"),
+    [
+        (9, None, "a.py has 4 lines, and line 9 was asked for"),
+        (6, 1, "a.py has 4 lines, and line 6 was asked for"),
+        (2, 14, "Line 2 of a.py has 12 characters, and column 14 was asked for: .* up to 13"),
+        (1, 1, "nothing before line 1 of a.py"),
+    ],
+)
+def test_a_place_that_is_not_there_is_refused_with_numbers(line, column, said, decoder, tokenizer):
+    with pytest.raises(UsageError, match=said):
+        complete(decoder, tokenizer, line, column)
+
+
+def test_the_end_of_the_file_is_a_place(decoder, tokenizer):
+    one = complete(decoder, tokenizer, 5)
+    assert one.truth == ""
+    assert one.base == "cat\ncat\n"
+    with pytest.raises(UsageError, match="nothing before line 1"):
+        complete(decoder, tokenizer, 1, text="")

@@ -1,0 +1,223 @@
+"""The whole way on a tiny model, and once on the starter: tune, resume, evaluate, complete."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from repotune import FineTuningConfig, complete, evaluate, resume, tune
+from repotune.errors import CorpusError, DoesNotFit, ModelError, RunError, UsageError
+from repotune.events import CheckpointSaved, Notice, StepDone
+from repotune.pipeline import Location
+from repotune.runs import RunFolder, open_run
+
+
+def settings(base, output_dir, **changes):
+    return FineTuningConfig(
+        **{
+            "model": str(base),
+            "output_dir": output_dir,
+            "max_seq_length": 128,
+            "batch_size": 4,
+            "gradient_accumulation_steps": 1,
+            "max_steps": 6,
+            "save_steps": 2,
+            "learning_rate": 3e-2,
+            "precision": "fp32",
+            "eval_max_tokens": 3000,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(source_tree, tiny_model, tmp_path_factory):
+    events = []
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    result = tune(source_tree, settings(tiny_model, folder), emit=events.append)
+    return result, events
+
+
+def test_a_run_ends_with_an_adapter_and_its_proof(finished, source_tree):
+    result, events = finished
+    run = RunFolder(Path(result.run))
+    assert (result.steps, result.interrupted, result.tokens_kept) == (6, False, 1.0)
+    assert open_run(run.path).state().status == "finished"
+    assert [e.step for e in events if isinstance(e, StepDone)] == [1, 2, 3, 4, 5, 6]
+    assert [e.step for e in events if isinstance(e, CheckpointSaved)] == [2, 4, 6]
+    losses = [json.loads(line)["loss"] for line in run.metrics.read_text().splitlines()]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+    weights = load_file(run.adapter / "adapter_model.safetensors")
+    assert any(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
+
+    assert result.evaluation.tuned_bits_per_byte < result.evaluation.base_bits_per_byte
+    assert result.evaluation.difference.high < 0
+    saved = json.loads(run.evaluation.read_text(encoding="utf-8"))
+    assert saved["tuned_bits_per_byte"] == result.evaluation.tuned_bits_per_byte
+
+    manifest = pq.read_table(run.corpus / "manifest.parquet").to_pylist()
+    assert {line["path"] for line in manifest} == {
+        path.relative_to(source_tree).as_posix() for path in source_tree.rglob("*.py")
+    }
+    rows = pq.read_table(run.tokens / "rows.parquet")
+    assert rows.num_rows > 12
+    assert list(run.tensorboard.iterdir())
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
+    finished, source_tree, tiny_model, tmp_path
+):
+    result, _ = finished
+    folder = tmp_path / "run"
+    config = settings(tiny_model, folder).to_toml()
+    (tmp_path / "config.toml").write_text(config, encoding="utf-8")
+    killed_after_the_second_save = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from repotune import FineTuningConfig, tune\n"
+        "from repotune.events import CheckpointSaved\n"
+        "def emit(event):\n"
+        "    if isinstance(event, CheckpointSaved) and event.step == 4:\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "tune(sys.argv[1], FineTuningConfig.from_toml(Path(sys.argv[2])), emit=emit)\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", killed_after_the_second_save]
+    done = subprocess.run([*command, source_tree, tmp_path / "config.toml"], check=False)
+    assert done.returncode != 0
+    steps = []
+    resumed = resume(folder, emit=lambda e: steps.append(e.step) if isinstance(e, StepDone) else 0)
+    assert steps == [5, 6]
+    assert resumed.steps == 6
+    ours = load_file(folder / "adapter" / "adapter_model.safetensors")
+    theirs = load_file(Path(result.run) / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert resumed.evaluation == result.evaluation
+
+
+def test_a_run_without_a_checkpoint_starts_again_from_its_stored_configuration(
+    source_tree, tiny_model, tmp_path
+):
+    def stop_at_once(event):
+        if isinstance(event, StepDone):
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        tune(source_tree, settings(tiny_model, folder, evaluate=False), emit=stop_at_once)
+    assert open_run(folder).state().status == "interrupted"
+    assert not list((folder / "checkpoints").glob("step-*"))
+    assert resume(folder).steps == 6
+
+
+def test_ctrl_c_finishes_the_step_saves_and_a_resume_goes_on(source_tree, tiny_model, tmp_path):
+    folder = tmp_path / "run"
+
+    def press_at_three(event):
+        if isinstance(event, StepDone) and event.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    config = settings(tiny_model, folder, evaluate=False, save_steps=100)
+    stopped = tune(source_tree, config, emit=press_at_three)
+    assert (stopped.steps, stopped.interrupted, stopped.adapter) == (3, True, None)
+    assert open_run(folder).state().status == "interrupted"
+    with pytest.raises(RunError, match=r"has no adapter yet.*--resume"):
+        evaluate(folder)
+    done = resume(folder)
+    assert (done.steps, done.interrupted) == (6, False)
+    with pytest.raises(RunError, match="is finished"):
+        resume(folder)
+
+
+def test_evaluating_again_gives_the_same_figures(finished):
+    result, _ = finished
+    assert evaluate(result.run) == result.evaluation
+    fewer = evaluate(result.run, eval_max_tokens=500)
+    assert 0 < fewer.tokens <= 500
+
+
+def test_a_completion_at_a_cursor_of_the_tree(finished, source_tree):
+    result, _ = finished
+    path = Path("json/decoder.py")
+    lines = (source_tree / path).read_text("utf-8").split("\n")
+    where = next(i for i, line in enumerate(lines, start=1) if line.startswith("import"))
+    completion = complete(result.run, Location(path, where, 8), max_new_tokens=5)
+    assert (completion.path, completion.line) == ("json/decoder.py", where)
+    assert completion.prompt_tail.endswith("import ")
+    assert completion.truth == lines[where - 1][7:]
+    with pytest.raises(UsageError, match="no file absent"):
+        complete(result.run, Location(Path("absent.py"), 1, None))
+    with pytest.raises(UsageError, match=str(len(lines) - 1)):
+        complete(result.run, Location(path, 10**6, None))
+
+
+def test_what_is_left_open_is_decided_and_written_down(finished):
+    result, events = finished
+    facts = open_run(Path(result.run)).state().facts
+    assert facts["precision"] == "fp32"
+    assert Path(facts["base_path"]).is_dir()
+    assert len(facts["policy"]["layers"]) == 2
+    notices = [event.message for event in events if isinstance(event, Notice)]
+    assert any("use_4bit" in message for message in notices)
+
+
+def test_a_model_that_changed_is_refused(source_tree, tiny_model, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in tiny_model.iterdir():
+        (model / path.name).write_bytes(path.read_bytes())
+    folder = tmp_path / "run"
+
+    def stop(event):
+        if isinstance(event, StepDone):
+            signal.raise_signal(signal.SIGINT)
+
+    tune(source_tree, settings(model, folder, evaluate=False), emit=stop)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "rope_theta": 5e5}))
+    with pytest.raises(ModelError, match="not the one that this run was started with"):
+        resume(folder)
+
+
+@pytest.mark.parametrize(
+    ("tree", "changes", "error", "words"),
+    [
+        ("absent", {}, CorpusError, "does not exist"),
+        ("empty", {}, CorpusError, "empty"),
+        (None, {"model": "nobody-here"}, ModelError, "neither a folder"),
+        (None, {"max_seq_length": 10**9}, DoesNotFit, "GiB"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(
+    tree, changes, error, words, source_tree, tiny_model, tmp_path
+):
+    (tmp_path / "empty").mkdir()
+    root = source_tree if tree is None else tmp_path / tree
+    with pytest.raises(error, match=words):
+        tune(root, settings(tiny_model, tmp_path / "run", **changes))
+
+
+def test_a_run_folder_that_is_taken_is_left_alone(finished, source_tree, tiny_model):
+    result, _ = finished
+    before = (Path(result.run) / "run.json").read_bytes()
+    with pytest.raises(RunError, match="already holds a run"):
+        tune(source_tree, settings(tiny_model, Path(result.run)))
+    assert (Path(result.run) / "run.json").read_bytes() == before
+
+
+def test_the_starter_learns_real_code(source_tree, tmp_path):
+    config = FineTuningConfig(
+        model="starter", output_dir=tmp_path / "run", max_steps=4, batch_size=1,
+        gradient_accumulation_steps=1, max_seq_length=256, eval_max_tokens=1500,
+        learning_rate=1e-3, warmup_ratio=0.0,
+    )  # fmt: skip
+    result = tune(source_tree, config)
+    assert 0.4 < result.evaluation.base_bits_per_byte < 1.2
+    assert result.evaluation.tuned_bits_per_byte < result.evaluation.base_bits_per_byte
