@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from repotune.tokens import load_tokenizer
 from safetensors.torch import save_file
 
 from repotune.model import open_weights, read_shape, resolve_model
+from repotune.tokens import load_tokenizer
 
 HERE = Path(__file__).parent
 ROWS, LENGTH = 32, 512

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from repotune.model import Decoder, open_weights, resolve_model
-from repotune.records import IGNORE, LINEAR_MODULES, LoraSpec, Policy, Row
+from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Policy, Row
 
 BATCH = 8
 
@@ -31,7 +31,7 @@ def main() -> None:
     decoder = Decoder(open_weights(ref), lora=lora, dtype=torch.bfloat16)
     rows = [as_row(ids) for ids in np.load(args.data)]
     optimizer = torch.optim.AdamW(decoder.lora_state().values(), lr=2e-4, weight_decay=0.0)
-    policy = Policy(layers=("keep",) * len(decoder.layers), reason="")
+    policy = Policy(layers=(LayerPolicy(saving="all"),) * len(decoder.layers), reason="")
     seconds, losses, norms = [], [], []
     for step in range(args.steps):
         batch = [rows[(step * BATCH + i) % len(rows)] for i in range(BATCH)]

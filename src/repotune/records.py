@@ -14,7 +14,6 @@ import numpy.typing as npt
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 Split: TypeAlias = Literal["train", "heldout"]
-LayerPolicy: TypeAlias = Literal["keep", "recompute"]
 
 IGNORE = -100
 """The label of a position that carries no loss (PyTorch's ``ignore_index``)."""
@@ -174,6 +173,25 @@ class Machine:
     gpu_free_bytes: int
     bf16: bool
     """Whether bf16 matmuls are faster here than fp32 ones."""
+
+
+Saving: TypeAlias = Literal["all", "attention", "outputs", "input"]
+"""What a layer saves for its backward, from most to least; the rest is computed again.
+
+    all        everything but norms and the MLP's product: no matmul is computed again
+    attention  not gate and up
+    outputs    the layer's input, attention's output, the residual after it: not q, k and v either
+    input      only the layer's input
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPolicy:
+    """What happens to one layer's activations between forward and backward."""
+
+    saving: Saving
+    offloaded: bool = False
+    """Whether they wait in host memory meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

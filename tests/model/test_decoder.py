@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
 from repotune.model import Decoder, open_weights, resolve_model
-from repotune.records import IGNORE, LINEAR_MODULES, LoraSpec, Policy, Row
+from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Policy, Row
 
 VOCAB, TOKENS = 301, 151
 TOLERANCE = 1e-5  # relative L2 in fp32: the bound the project promises
@@ -94,7 +94,11 @@ def random_row(tokens=TOKENS, starts=(0,), seed=3):
 
 
 def keep(decoder):
-    return Policy(layers=("keep",) * len(decoder.layers), reason="")
+    return saving(*["all"] * len(decoder.layers))
+
+
+def saving(*layers):
+    return Policy(layers=tuple(LayerPolicy(saving=one) for one in layers), reason="")
 
 
 def gradients(decoder, row, *, policy=None, seed=None, scale=1.0):
@@ -191,8 +195,11 @@ def test_recomputing_is_bit_identical_to_keeping(dropout, tmp_path):
     ours.refresh()
     row = random_row(starts=(0, 60))
     kept_loss, kept = gradients(ours, row, seed=5)
-    for layers in (("recompute",) * 3, ("recompute", "keep", "recompute")):
-        loss, got = gradients(ours, row, policy=Policy(layers=layers, reason=""), seed=5)
+    for layers in (
+        ["attention"] * 3, ["outputs"] * 3, ["input"] * 3, ["input", "all", "outputs"],
+        ["attention", "outputs", "input"],
+    ):  # fmt: skip
+        loss, got = gradients(ours, row, policy=saving(*layers), seed=5)
         assert loss == kept_loss
         assert all(torch.equal(got[name], kept[name]) for name in kept)
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from repotune.errors import ModelError
 from repotune.model import Decoder, open_weights, resolve_model, starter
-from repotune.records import IGNORE, LINEAR_MODULES, LoraSpec, Policy, Row
+from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Policy, Row
 
 TOLERANCE = 1e-5  # relative L2 in fp32: the bound the project promises
 ONE_TENSOR = 3e-5
@@ -80,7 +80,7 @@ def test_the_real_weights_give_transformers_logits_and_pefts_gradients(reference
         base = reference(input_ids=torch.tensor(ids)[None]).logits[0]
     assert relative(ours.logits(ids, adapted=False), base) < TOLERANCE
 
-    policy = Policy(layers=("keep",) * len(ours.layers), reason="")
+    policy = Policy(layers=(LayerPolicy(saving="all"),) * len(ours.layers), reason="")
     our_loss = ours.loss_and_grad(row, scale=1.0, policy=policy, dropout_seed=None)
     assert our_loss == pytest.approx(float(loss.detach()), rel=TOLERANCE)
     expected = {name: parameter.grad for name, parameter in adapters(reference).items()}

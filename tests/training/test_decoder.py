@@ -6,12 +6,12 @@ import transformers
 
 from repotune.events import StepDone
 from repotune.model import Decoder, open_weights
-from repotune.records import LINEAR_MODULES, LoraSpec, ModelRef, Policy
+from repotune.records import LINEAR_MODULES, LayerPolicy, LoraSpec, ModelRef, Policy
 from repotune.training import latest, load, train
 
 from .tiny import VOCAB, TinyRows, settings
 
-POLICY = Policy(layers=("keep", "recompute"), reason="")
+POLICY = Policy(layers=(LayerPolicy(saving="all"), LayerPolicy(saving="input")), reason="")
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from repotune.records import IGNORE, Policy, Row
+from repotune.records import IGNORE, LayerPolicy, Policy, Row
 
 VOCAB, WIDTH, RANK, TOKENS = 23, 8, 3, 12
 A = "model.layers.0.self_attn.q_proj.lora_A.weight"
 B = "model.layers.0.self_attn.q_proj.lora_B.weight"
-POLICY = Policy(layers=("keep",), reason="")
+POLICY = Policy(layers=(LayerPolicy(saving="all"),), reason="")
 
 
 class TinyModel:

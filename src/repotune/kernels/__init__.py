@@ -4,7 +4,9 @@ Every operation has a plain PyTorch version (``plain.py``), which runs on any de
 reference for faster ones. The model calls ``ops.rope(...)`` and never asks which table it holds.
 """
 
+from repotune.kernels.attention import Attended, Documents
 from repotune.kernels.buffers import Buffers
+from repotune.kernels.heads import Heads
 from repotune.kernels.ops import PLAIN, Ops
 
-__all__ = ["PLAIN", "Buffers", "Ops"]
+__all__ = ["PLAIN", "Attended", "Buffers", "Documents", "Heads", "Ops"]

@@ -11,10 +11,13 @@ attention this is three times as fast as ``scaled_dot_product_attention`` in bf1
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from repotune.kernels.buffers import Buffers
 
 QUERY_BLOCK = 128
 """Queries of a block: small enough to skip most of the upper triangle, large enough for matmul."""
@@ -29,7 +32,60 @@ class Span(NamedTuple):
     """A query sees this many positions, itself included; None: all before it."""
 
 
-def attention(q_KTGH: Tensor, k_KSH: Tensor, v_KSH: Tensor, span: Span, out_KTGH: Tensor) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Documents:
+    """Where a row's documents lie; attention never crosses from one to another."""
+
+    slices: tuple[slice, ...]
+    bounds: Tensor
+    """[documents + 1] int32 on the model's device: where each begins, and the row's length."""
+    longest: int
+    window: int | None
+    """A query sees this many positions, itself included; None: all of its document before it."""
+
+    @property
+    def are_equal(self) -> bool:
+        """Whether all have the same length."""
+        last: int = self.slices[-1].stop
+        return len(self.slices) * self.longest == last
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """What attention gives, and what its backward reads beside q, k and v."""
+
+    out: Tensor
+    """[K, T, G, H], any strides."""
+    state: tuple[Tensor, ...] = ()
+
+
+def attention(
+    q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor, documents: Documents, buffers: Buffers
+) -> Attended:
+    """Attention within each document, under the causal mask."""
+    out_KTGH = buffers.take("attention_out", *q_KTGH.shape)
+    span = Span(0, documents.window)
+    for d in documents.slices:
+        attend(q_KTGH[:, d], k_KTH[:, d], v_KTH[:, d], span, out_KTGH[:, d])
+    return Attended(out_KTGH)
+
+
+def attention_backward(
+    do_KTGH: Tensor, q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor, attended: Attended,
+    documents: Documents,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of ``attend`` with respect to q, k and v, each of its tensor's shape."""
+    dq, dk, dv = (torch.empty_like(one) for one in (q_KTGH, k_KTH, v_KTH))
+    do_KTGH = do_KTGH.contiguous()
+    span = Span(0, documents.window)
+    for d in documents.slices:
+        dq[:, d], dk[:, d], dv[:, d] = attend_backward(
+            do_KTGH[:, d], q_KTGH[:, d], k_KTH[:, d], v_KTH[:, d], attended.out[:, d], span
+        )
+    return dq, dk, dv
+
+
+def attend(q_KTGH: Tensor, k_KSH: Tensor, v_KSH: Tensor, span: Span, out_KTGH: Tensor) -> None:
     """Write softmax(q k^T / sqrt(H)) v into ``out``, under the causal mask of ``span``."""
     q_KTGH = q_KTGH * q_KTGH.shape[-1] ** -0.5
     for rows, keys in _blocks(q_KTGH.shape[1], span):
@@ -38,10 +94,10 @@ def attention(q_KTGH: Tensor, k_KSH: Tensor, v_KSH: Tensor, span: Span, out_KTGH
         out_KTGH[:, rows] = block.view_as(out_KTGH[:, rows])
 
 
-def attention_backward(
+def attend_backward(
     do_KTGH: Tensor, q_KTGH: Tensor, k_KSH: Tensor, v_KSH: Tensor, out_KTGH: Tensor, span: Span
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``attention`` with respect to q, k and v; probabilities are computed again.
+    """Gradients of ``attend`` with respect to q, k and v; probabilities are computed again.
 
     With P the probabilities: dV = P^T dO, dS = P * (dO V^T - rowsum(dO * O)), dQ = dS K,
     dK = dS^T Q (arXiv 2205.14135, appendix B.2).

@@ -1,7 +1,7 @@
 """Memory that is written again for every row, instead of being given back and asked for.
 
 A page that the operating system hands out anew costs more time than the arithmetic on it: on the
-CPU, reuse makes a training step about a third faster.
+CPU, reuse makes a training step about a third faster. On a GPU it leaves nothing to fragment.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from math import prod
 
 import torch
 from torch import Tensor
+
+ALIGNMENT = 64
+"""Padded tensors have a multiple of it as columns: matmuls are slow on unaligned rows."""
 
 
 class Buffers:
@@ -31,3 +34,8 @@ class Buffers:
             flat = torch.empty(count, dtype=dtype or self._dtype, device=self._device)
             self._flat[name] = flat
         return flat[:count].view(size)
+
+    def take_padded(self, name: str, rows: int, columns: int) -> Tensor:
+        """An uninitialised tensor [rows, columns] whose rows begin at aligned places."""
+        width = -(-columns // ALIGNMENT) * ALIGNMENT
+        return self.take(name, rows, width)[:, :columns]

@@ -16,22 +16,22 @@ CHUNK_ELEMENTS = 2**23
 
 
 def cross_entropy(
-    x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, buffers: Buffers
-) -> tuple[Tensor, Tensor]:
-    """Sum of the token losses (nats, fp32 scalar) and its gradient with respect to x, [T, D].
+    x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, *, scale: float, dx: Tensor, buffers: Buffers
+) -> Tensor:
+    """Sum of the token losses (nats, fp32 scalar); ``dx`` [T, D] gets ``scale`` × its gradient.
 
     Positions labelled IGNORE cost nothing and have a zero gradient. The head gets no gradient.
     """
     total = torch.zeros((), dtype=torch.float32, device=x_TD.device)
-    dx_TD = torch.zeros_like(x_TD)
+    dx.zero_()
     for index_m in _chunks(labels_T, head_VD.shape[0]):
         labels_m = labels_T[index_m]
         loss_m, p_mV = _losses(x_TD[index_m], head_VD, labels_m, buffers)
         total += loss_m.sum()
         p_mV[torch.arange(len(index_m), device=p_mV.device), labels_m] -= 1.0
-        dlogits_mV = buffers.take("logits", *p_mV.shape).copy_(p_mV)
-        dx_TD[index_m] = dlogits_mV @ head_VD
-    return total, dx_TD
+        dlogits_mV = buffers.take("logits", *p_mV.shape).copy_(p_mV.mul_(scale))
+        dx[index_m] = dlogits_mV @ head_VD
+    return total
 
 
 def token_losses(x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, buffers: Buffers) -> Tensor:

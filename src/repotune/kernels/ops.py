@@ -4,40 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
-from repotune.kernels import cross_entropy, plain
-from repotune.kernels.attention import Span, attention, attention_backward
+from repotune.kernels import cross_entropy, nf4, plain
+from repotune.kernels.attention import Attended, Documents, attention, attention_backward
 from repotune.kernels.buffers import Buffers
+from repotune.kernels.heads import Heads, rotate, rotate_back
+
+
+class RmsNorm(Protocol):
+    """See ``plain.rms_norm``."""
+
+    def __call__(
+        self, x_TD: Tensor, w_D: Tensor, eps: float, out_TD: Tensor, *,
+        add: Tensor | None = None, total: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Write the normed x, return 1 / rms."""
+        ...
+
+
+class CrossEntropy(Protocol):
+    """See ``cross_entropy.cross_entropy``."""
+
+    def __call__(
+        self, x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, *, scale: float, dx: Tensor,
+        buffers: Buffers,
+    ) -> Tensor:  # fmt: skip
+        """Return the sum of losses, write its gradient."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ops:
     """Forward and backward of what stands between the linears; see ``plain.py`` for the shapes."""
 
-    rms_norm: Callable[[Tensor, Tensor, float, Tensor], Tensor]
-    rms_norm_backward: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    rope: Callable[[Tensor, Tensor, Tensor, Tensor], None]
+    rotates_in_place: bool
+    """Whether q, k and v are views of the stack's output, which then has to be kept."""
+    rms_norm: RmsNorm
+    rms_norm_backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
+    rotate: Callable[[Tensor, Tensor, Tensor, Heads, Buffers], tuple[Tensor, Tensor, Tensor]]
+    rotate_back: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Heads, Tensor], None]
     swiglu: Callable[[Tensor, Tensor], None]
-    swiglu_backward: Callable[[Tensor, Tensor], Tensor]
-    attention: Callable[[Tensor, Tensor, Tensor, Span, Tensor], None]
+    swiglu_backward: Callable[[Tensor, Tensor], None]
+    attention: Callable[[Tensor, Tensor, Tensor, Documents, Buffers], Attended]
     attention_backward: Callable[
-        [Tensor, Tensor, Tensor, Tensor, Tensor, Span], tuple[Tensor, Tensor, Tensor]
+        [Tensor, Tensor, Tensor, Tensor, Attended, Documents], tuple[Tensor, Tensor, Tensor]
     ]
-    cross_entropy: Callable[[Tensor, Tensor, Tensor, Buffers], tuple[Tensor, Tensor]]
+    cross_entropy: CrossEntropy
     token_losses: Callable[[Tensor, Tensor, Tensor, Buffers], Tensor]
+    dequantise: Callable[[nf4.Nf4, Tensor], None]
 
 
 PLAIN = Ops(
+    rotates_in_place=False,
     rms_norm=plain.rms_norm,
     rms_norm_backward=plain.rms_norm_backward,
-    rope=plain.rope,
+    rotate=rotate,
+    rotate_back=rotate_back,
     swiglu=plain.swiglu,
     swiglu_backward=plain.swiglu_backward,
     attention=attention,
     attention_backward=attention_backward,
     cross_entropy=cross_entropy.cross_entropy,
     token_losses=cross_entropy.token_losses,
+    dequantise=nf4.dequantise,
 )
 """PyTorch operations only: every device, every precision."""

@@ -12,26 +12,35 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def rms_norm(x_TD: Tensor, w_D: Tensor, eps: float, out_TD: Tensor) -> Tensor:
+def rms_norm(
+    x_TD: Tensor, w_D: Tensor, eps: float, out_TD: Tensor, *, add: Tensor | None = None,
+    total: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Write ``x / rms(x) * w`` into ``out`` (arXiv 1910.07467); return ``1 / rms(x)``, [T, 1] fp32.
 
-    Statistics are in fp32, the product with ``w`` in x's precision, as in Llama.
+    With ``add``, x is ``x + add``, which is written into ``total``. Statistics are in fp32, the
+    product with ``w`` in x's precision, as in Llama.
     """
+    if add is not None:
+        assert total is not None
+        x_TD = torch.add(x_TD, add, out=total)
     x = x_TD.float()
     rstd_T1 = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
     out_TD.copy_(x * rstd_T1).mul_(w_D)
     return rstd_T1
 
 
-def rms_norm_backward(dy_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor) -> Tensor:
-    """Gradient of ``rms_norm`` with respect to x, in x's precision.
+def rms_norm_backward(
+    dy_TD: Tensor, x_TD: Tensor, w_D: Tensor, rstd_T1: Tensor, residual_TD: Tensor, dx_TD: Tensor
+) -> None:
+    """Write the gradient of ``rms_norm`` with respect to x, plus ``residual``, into ``dx``.
 
-    With n = x * rstd and g = dy * w: dx = rstd * (g - n * mean(g * n)).
+    With n = x * rstd and g = dy * w: dx = rstd * (g - n * mean(g * n)). ``dx`` may be ``residual``.
     """
     g_TD = dy_TD.float() * w_D
     n_TD = x_TD * rstd_T1
     mean_T1 = (g_TD * n_TD).mean(-1, keepdim=True)
-    return g_TD.addcmul_(n_TD, mean_T1, value=-1.0).mul_(rstd_T1).to(x_TD.dtype)
+    dx_TD.copy_(g_TD.addcmul_(n_TD, mean_T1, value=-1.0).mul_(rstd_T1).add_(residual_TD))
 
 
 def rope(x_TNH: Tensor, cos_T1h: Tensor, sin_T1h: Tensor, out_TNH: Tensor) -> None:
@@ -51,11 +60,14 @@ def swiglu(gu_T2I: Tensor, out_TI: Tensor) -> None:
     torch.mul(functional.silu(gate_TI), up_TI, out=out_TI)
 
 
-def swiglu_backward(dy_TI: Tensor, gu_T2I: Tensor) -> Tensor:
-    """Gradient of ``swiglu`` with respect to ``gu``, [T, 2I]."""
+def swiglu_backward(dy_TI: Tensor, gu_T2I: Tensor) -> None:
+    """The gradient of ``swiglu`` over ``gu``, and its output, computed again, over ``dy``."""
     gate_TI, up_TI = gu_T2I.chunk(2, dim=-1)
-    out_T2I = torch.empty_like(gu_T2I)
-    dgate_TI, dup_TI = out_T2I.chunk(2, dim=-1)
-    torch.mul(functional.silu(gate_TI), dy_TI, out=dup_TI)
-    torch.ops.aten.silu_backward.grad_input(dy_TI * up_TI, gate_TI, grad_input=dgate_TI)
-    return out_T2I
+    silu_TI = functional.silu(gate_TI)
+    dup_TI = silu_TI * dy_TI
+    dy_TI.mul_(up_TI)
+    torch.mul(silu_TI, up_TI, out=up_TI)  # up holds the output until dy is free
+    dgate_TI = torch.ops.aten.silu_backward(dy_TI, gate_TI)
+    dy_TI.copy_(up_TI)
+    gate_TI.copy_(dgate_TI)
+    up_TI.copy_(dup_TI)

@@ -25,22 +25,36 @@ def probe() -> Machine:
     """This computer, now. Imports torch; the timing of bf16 takes about 0.1 s on a CPU."""
     import torch
 
-    memory = psutil.virtual_memory()
+    ram_bytes, ram_free_bytes = ram()
     on_gpu = torch.cuda.is_available()
     return Machine(
         platform=platform.platform(),
         python=platform.python_version(),
         torch=torch.__version__,
         cpu=cpu_name(),
-        cores=_usable_cores(),
-        ram_bytes=memory.total,
-        ram_free_bytes=_free_bytes(memory.available),
+        cores=usable_cores(),
+        ram_bytes=ram_bytes,
+        ram_free_bytes=ram_free_bytes,
         gpu=torch.cuda.get_device_name(0) if on_gpu else None,
         gpu_free_bytes=torch.cuda.mem_get_info(0)[0] if on_gpu else 0,
         bf16=(
             torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bf16_pays_off()
         ),
     )
+
+
+def process_name(pid: int) -> str:
+    """The name of a process, ``?`` where it is gone or hidden from this user."""
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return "?"
+
+
+def ram() -> tuple[int, int]:
+    """The host's memory in all, and what a run may still take of it, in bytes."""
+    memory = psutil.virtual_memory()
+    return memory.total, _free_bytes(memory.available)
 
 
 def _free_bytes(available: int) -> int:
@@ -110,7 +124,7 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Logical cores that this process may use; a container or `taskset` may allow fewer."""
     if sys.platform != "darwin":
         return len(psutil.Process().cpu_affinity() or [0])

@@ -10,15 +10,18 @@ Shapes: T tokens of a row, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from repotune.kernels import PLAIN, Buffers, Ops
-from repotune.model.layer import Layer, LayerCache, RowContext, Saved
-from repotune.model.linear import StackedLinear
+from repotune.kernels import PLAIN, Buffers, Documents, Ops
+from repotune.kernels.nf4 import quantise
+from repotune.model.frozen import DenseWeight, FrozenWeight, Nf4Weight
+from repotune.model.layer import Layer, LayerCache, RowContext
+from repotune.model.linear import StackedLinear, parts_of, ranks_of
 from repotune.model.rope import frequencies, tables
 from repotune.model.weights import WeightSource
 from repotune.records import IntArray, LoraSpec, Policy, Row
@@ -47,20 +50,20 @@ class Decoder:
         device: torch.device | str = "cpu",
         seed: int = 0,
         ops: Ops = PLAIN,
+        use_4bit: bool = False,
     ) -> None:
-        self.shape, self.lora = source.shape, lora
-        self.dtype, self.device = dtype, torch.device(device)
+        self.shape, self.lora, self.ops = source.shape, lora, ops
+        self.dtype, self.device, self.use_4bit = dtype, torch.device(device), use_4bit
         self._source = source
+        self._shared = Buffers(dtype, self.device)
         generator = torch.Generator().manual_seed(seed)
         self.embedding_VD = self._read("model.embed_tokens.weight")
-        self.layers = [self._layer(i, ops, generator) for i in range(self.shape.num_hidden_layers)]
+        self.layers = [self._layer(i, generator) for i in range(self.shape.num_hidden_layers)]
         self.norm_D = self._read("model.norm.weight")
         tied = self.shape.tie_word_embeddings
         self.head_VD = self.embedding_VD if tied else self._read("lm_head.weight")
-        self.ops = ops
         self._inverse_h = frequencies(self.shape).to(self.device)
         self._state = self._named_masters()
-        self._shared = Buffers(dtype, self.device)
         self._kept = [Buffers(dtype, self.device) for _ in self.layers]
 
     def lora_state(self) -> dict[str, Tensor]:
@@ -93,26 +96,37 @@ class Decoder:
         recomputed from its input.
         """
         input_ids, labels = self._ids(row.input_ids), self._ids(row.labels)
-        context = self._context(row.starts, len(input_ids))
-        x_TD = self.embedding_VD[input_ids]
-        kept: list[Tensor | Saved] = []
+        tokens, context = len(input_ids), self._context(row.starts, len(input_ids))
         contexts = [self._with_seed(context, dropout_seed, i) for i in range(len(self.layers))]
-        for i, (layer, ctx) in enumerate(zip(self.layers, contexts, strict=True)):
-            keep = policy.layers[i] == "keep"
-            y_TD, saved = layer.forward(x_TD, ctx, self._kept[i] if keep else self._shared)
-            kept.append(saved if keep else x_TD)
-            x_TD = y_TD
-
-        out_TD = torch.empty_like(x_TD)
-        rstd = self.ops.rms_norm(x_TD, self.norm_D, self.shape.rms_norm_eps, out_TD)
-        loss, dout_TD = self.ops.cross_entropy(out_TD, self.head_VD, labels, self._shared)
-        d_TD = self.ops.rms_norm_backward(dout_TD.mul_(scale), x_TD, self.norm_D, rstd)
-        for layer, ctx in zip(reversed(self.layers), reversed(contexts), strict=True):
-            memory = kept.pop()
-            if not isinstance(memory, Saved):
-                memory = layer.forward_to_down(memory, ctx, self._shared)
-            d_TD = layer.backward(d_TD, memory, ctx)
+        inputs = [kept.take("x", tokens, self.shape.hidden_size) for kept in self._kept]
+        inputs.append(self._shared.take("x", tokens, self.shape.hidden_size))
+        torch.index_select(self.embedding_VD, 0, input_ids, out=inputs[0])
+        saved = [
+            layer.forward(
+                inputs[i], contexts[i], saving=policy.layers[i].saving, kept=self._kept[i],
+                scratch=self._shared, out=inputs[i + 1],
+            )
+            for i, layer in enumerate(self.layers)
+        ]  # fmt: skip
+        loss, d_TDR = self._head(inputs[-1], labels, scale)
+        for i in reversed(range(len(self.layers))):
+            layer, memory = self.layers[i], saved.pop()
+            layer.backward(d_TDR, memory, contexts[i], scratch=self._shared, out=d_TDR)
         return float(loss)
+
+    def _head(self, x_TD: Tensor, labels_T: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Norm, head and loss; the gradient of x, padded for the adapters of the last layer."""
+        tokens, width = x_TD.shape
+        normed = self._shared.take("normed", tokens, width)
+        rstd = self.ops.rms_norm(x_TD, self.norm_D, self.shape.rms_norm_eps, normed)
+        dnormed = self._shared.take("dnormed", tokens, width)
+        loss = self.ops.cross_entropy(
+            normed, self.head_VD, labels_T, scale=scale, dx=dnormed, buffers=self._shared
+        )
+        d_TDR = self._shared.take_padded("d", tokens, width + self.lora.r)
+        zero = self.norm_D.new_zeros(1, width).expand(tokens, width)
+        self.ops.rms_norm_backward(dnormed, x_TD, self.norm_D, rstd, zero, d_TDR[:, :width])
+        return loss, d_TDR
 
     @torch.no_grad()
     def token_losses(self, row: Row, *, adapted: bool) -> Tensor:
@@ -151,19 +165,30 @@ class Decoder:
         offset = caches[0].length
         positions = torch.arange(offset, offset + len(ids), device=self.device)
         cos, sin = tables(self._inverse_h, positions, self.dtype)
-        row = RowContext(cos_T1h=cos, sin_T1h=sin, documents=(), adapted=adapted)
-        x_TD = self.embedding_VD[ids]
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x_TD, _ = layer.forward(x_TD, row, self._shared, cache)
-        last_1D = self._normed(x_TD[-1:])
-        return (last_1D @ self.head_VD.t()).float().squeeze(0)
+        documents = Documents(slices=(), bounds=ids, longest=0, window=None)
+        row = RowContext(cos_T1h=cos, sin_T1h=sin, documents=documents, adapted=adapted)
+        hidden_TD = self._forward(ids, row, caches)
+        return (self._normed(hidden_TD[-1:]) @ self.head_VD.t()).float().squeeze(0)
 
     def _hidden(self, ids_T: Tensor, starts: IntArray | None, *, adapted: bool) -> Tensor:
-        row = self._context(starts, len(ids_T), adapted=adapted)
-        x_TD = self.embedding_VD[ids_T]
-        for layer in self.layers:
-            x_TD, _ = layer.forward(x_TD, row, self._shared)
-        return self._normed(x_TD)
+        return self._normed(
+            self._forward(ids_T, self._context(starts, len(ids_T), adapted=adapted))
+        )
+
+    def _forward(
+        self, ids_T: Tensor, row: RowContext, caches: Sequence[LayerCache] | None = None
+    ) -> Tensor:
+        """The hidden state after the last layer; nothing is saved."""
+        size = (len(ids_T), self.shape.hidden_size)
+        x, y = (self._shared.take(name, *size) for name in ("x", "y"))
+        torch.index_select(self.embedding_VD, 0, ids_T, out=x)
+        for i, layer in enumerate(self.layers):
+            layer.forward(
+                x, row, saving="input", kept=self._shared, scratch=self._shared, out=y,
+                cache=caches[i] if caches else None,
+            )  # fmt: skip
+            x, y = y, x
+        return x
 
     def _normed(self, x_TD: Tensor) -> Tensor:
         out_TD = torch.empty_like(x_TD)
@@ -177,16 +202,18 @@ class Decoder:
         lengths = [stop - start for start, stop in pairwise(bounds)]
         positions = torch.cat([torch.arange(length) for length in lengths]).to(self.device)
         cos, sin = tables(self._inverse_h, positions, self.dtype)
-        documents = tuple(slice(*pair) for pair in pairwise(bounds))
+        documents = Documents(
+            slices=tuple(slice(*pair) for pair in pairwise(bounds)),
+            bounds=torch.tensor(bounds, dtype=torch.int32, device=self.device),
+            longest=max(lengths),
+            window=self.shape.sliding_window,
+        )
         return RowContext(cos_T1h=cos, sin_T1h=sin, documents=documents, adapted=adapted)
 
     def _with_seed(self, row: RowContext, seed: int | None, layer: int) -> RowContext:
         if seed is None:
             return row
-        return RowContext(
-            cos_T1h=row.cos_T1h, sin_T1h=row.sin_T1h, documents=row.documents,
-            adapted=row.adapted, seed=(seed * len(self.layers) + layer) % 2**60,
-        )  # fmt: skip
+        return replace(row, seed=(seed * len(self.layers) + layer) % 2**60)
 
     def _ids(self, ids: IntArray) -> Tensor:
         # A copy: rows are mapped read-only, which torch does not know.
@@ -195,33 +222,35 @@ class Decoder:
     def _read(self, name: str) -> Tensor:
         return self._source.read(name).to(device=self.device, dtype=self.dtype)
 
-    def _layer(self, index: int, ops: Ops, generator: torch.Generator) -> Layer:
+    def _layer(self, index: int, generator: torch.Generator) -> Layer:
         prefix = f"model.layers.{index}"
-        has_bias = {
-            "q_proj": self.shape.qkv_bias,
-            "o_proj": self.shape.o_bias,
-            "gate_proj": self.shape.mlp_bias,
-            "down_proj": self.shape.mlp_bias,
-        }
-        stacks = []
-        for block, modules in STACKS:
-            names = [f"{prefix}.{block}.{module}" for module in modules]
-            biased = has_bias[modules[0]]
-            stacks.append(
-                StackedLinear(
-                    names,
-                    [self._read(f"{name}.weight") for name in names],
-                    [self._read(f"{name}.bias") for name in names] if biased else None,
-                    lora=self.lora,
-                    generator=generator,
-                )
-            )
-        qkv, o, gate_up, down = stacks
+        qkv, o, gate_up, down = (
+            self._stack([f"{prefix}.{block}.{module}" for module in modules], generator)
+            for block, modules in STACKS
+        )
         return Layer(
-            self.shape, ops=ops, qkv=qkv, o=o, gate_up=gate_up, down=down,
+            self.shape, ops=self.ops, qkv=qkv, o=o, gate_up=gate_up, down=down,
             attention_norm=self._read(f"{prefix}.input_layernorm.weight"),
             mlp_norm=self._read(f"{prefix}.post_attention_layernorm.weight"),
         )  # fmt: skip
+
+    def _stack(self, names: Sequence[str], generator: torch.Generator) -> StackedLinear:
+        weights = [self._read(f"{name}.weight") for name in names]
+        parts = parts_of(names, [len(weight) for weight in weights], self.lora)
+        biases = [f"{name}.bias" for name in names if f"{name}.bias" in self._source.names()]
+        return StackedLinear(
+            parts,
+            self._frozen(weights, ranks_of(parts)),
+            torch.cat([self._read(name) for name in biases]) if biases else None,
+            lora=self.lora,
+            generator=generator,
+        )
+
+    def _frozen(self, weights: list[Tensor], ranks: int) -> FrozenWeight:
+        if not self.use_4bit:
+            return DenseWeight(weights, ranks)
+        quantised = [quantise(weight) for weight in weights]
+        return Nf4Weight(quantised, ranks, ops=self.ops, buffers=self._shared, dtype=self.dtype)
 
     def _named_masters(self) -> dict[str, Tensor]:
         state = {}

@@ -3,21 +3,23 @@
     x -> norm -> q k v -> rope -> attention -> o -> + x = middle
     middle -> norm -> gate up -> swiglu -> down -> + middle
 
+What is saved is a policy (``records.Saving``); what is not, the backward computes again. Norms and
+the product of gate and up are never saved, and the output of ``down`` is never computed again.
+
 Shapes: T tokens, D hidden size, K key/value heads, G query heads per key/value head, H head width,
-I intermediate size.
+I intermediate size, O outputs of a linear, R ranks of a linear's adapters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from repotune.kernels import Buffers, Ops
-from repotune.kernels.attention import Span
+from repotune.kernels import Attended, Buffers, Documents, Heads, Ops
+from repotune.kernels.attention import Span, attend
 from repotune.model.linear import StackedLinear
-from repotune.records import Shape
+from repotune.records import Saving, Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +28,7 @@ class RowContext:
 
     cos_T1h: Tensor
     sin_T1h: Tensor
-    documents: tuple[slice, ...]
-    """Attention never crosses from one document to another."""
+    documents: Documents
     adapted: bool = True
     seed: int | None = None
     """Of the dropout masks; None: no dropout."""
@@ -50,23 +51,44 @@ class LayerCache:
         return self.keys[:, :stop], self.values[:, :stop]
 
 
-@dataclass(slots=True, kw_only=True)
-class Saved:
-    """What the backward of a layer reads; ``*_in`` are padded inputs of the linears."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projected:
+    """The rotated q and k, v, and the adapters' tail of their linear."""
 
-    x: Tensor
-    attention_rstd: Tensor
-    qkv_in: Tensor
     q: Tensor
     k: Tensor
     v: Tensor
-    attention_out: Tensor
-    o_in: Tensor
+    tail: Tensor
+    rstd: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Attention's output, and the residual after it."""
+
+    attended: Attended
+    o_tail: Tensor
     middle: Tensor
-    mlp_rstd: Tensor
-    gate_up_in: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gated:
+    """The outputs of gate and up, [T, 2 * I], and the adapters' tails of the MLP's linears."""
+
     gate_up: Tensor
-    down_in: Tensor
+    tail: Tensor
+    down_tail: Tensor
+    rstd: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """What a layer keeps between forward and backward; what is None is computed again."""
+
+    x: Tensor
+    projected: Projected | None = None
+    outputs: Outputs | None = None
+    gated: Gated | None = None
 
 
 class Layer:
@@ -84,7 +106,9 @@ class Layer:
         gate_up: StackedLinear,
         down: StackedLinear,
     ) -> None:
-        self.shape, self.ops = shape, ops
+        kv = shape.num_key_value_heads
+        self.heads = Heads(kv, shape.num_attention_heads // kv, shape.head_dim)
+        self.ops, self.eps, self.window = ops, shape.rms_norm_eps, shape.sliding_window
         self.attention_norm, self.mlp_norm = attention_norm, mlp_norm
         self.qkv, self.o, self.gate_up, self.down = qkv, o, gate_up, down
 
@@ -94,127 +118,153 @@ class Layer:
         return self.qkv, self.o, self.gate_up, self.down
 
     def forward(
-        self, x_TD: Tensor, row: RowContext, buffers: Buffers, cache: LayerCache | None = None
-    ) -> tuple[Tensor, Saved]:
-        """Output of the layer, [T, D], and what its backward needs, which lies in ``buffers``."""
-        saved = self.forward_to_down(x_TD, row, buffers, cache)
-        y_TD = torch.empty_like(x_TD)
-        self.down.multiply(saved.down_in, adapted=row.adapted, out=y_TD)
-        return y_TD.add_(saved.middle), saved
+        self, x_TD: Tensor, row: RowContext, *, saving: Saving, kept: Buffers, scratch: Buffers,
+        out: Tensor, cache: LayerCache | None = None,
+    ) -> Saved:  # fmt: skip
+        """Write the layer's output, [T, D], and return what ``saving`` says, in ``kept``.
 
-    def forward_to_down(
-        self, x_TD: Tensor, row: RowContext, buffers: Buffers, cache: LayerCache | None = None
-    ) -> Saved:
-        """All of the forward but the last matmul: what a recompute needs, and no more."""
-        ops, eps, tokens = self.ops, self.shape.rms_norm_eps, len(x_TD)
-
-        qkv_in = _padded(buffers, "qkv_in", tokens, self.qkv)
-        attention_rstd = ops.rms_norm(x_TD, self.attention_norm, eps, _x(self.qkv, qkv_in))
-        q, k, v = self._queries_keys_values(qkv_in, row, buffers)
-        out = self._attention(q, k, v, row, cache, out=buffers.take("attention_out", *q.shape))
-
-        o_in = _padded(buffers, "o_in", tokens, self.o)
-        self._as_heads(_x(self.o, o_in)).copy_(out)
-        middle = buffers.take("middle", *x_TD.shape)
-        self.o.forward(o_in, adapted=row.adapted, seed=_seed(row, 1), out=middle).add_(x_TD)
-
-        gate_up_in = _padded(buffers, "gate_up_in", tokens, self.gate_up)
-        mlp_rstd = ops.rms_norm(middle, self.mlp_norm, eps, _x(self.gate_up, gate_up_in))
-        gate_up = buffers.take("gate_up", tokens, len(self.gate_up.weight))
-        self.gate_up.forward(gate_up_in, adapted=row.adapted, seed=_seed(row, 2), out=gate_up)
-        down_in = _padded(buffers, "down_in", tokens, self.down)
-        ops.swiglu(gate_up, _x(self.down, down_in))
-        if row.adapted:
-            self.down.fill_tail(down_in, seed=_seed(row, 3))
+        ``scratch`` is for what nobody reads after the call; it may be ``kept``.
+        """
+        for_q = kept if saving in ("all", "attention") else scratch
+        projected = self._project(x_TD, row, for_q, scratch)
+        for_outputs = kept if saving != "input" else scratch
+        outputs = self._attend(x_TD, projected, row, for_outputs, scratch, cache)
+        for_gated = kept if saving == "all" else scratch
+        gated, product = self._gate(outputs.middle, row, for_gated, scratch)
+        self.down.multiply(product, adapted=row.adapted, out=out)
+        out.add_(outputs.middle)
         return Saved(
-            x=x_TD, attention_rstd=attention_rstd, qkv_in=qkv_in, q=q, k=k, v=v,
-            attention_out=out, o_in=o_in, middle=middle, mlp_rstd=mlp_rstd,
-            gate_up_in=gate_up_in, gate_up=gate_up, down_in=down_in,
+            x=x_TD,
+            projected=projected if for_q is kept else None,
+            outputs=outputs if for_outputs is kept else None,
+            gated=gated if for_gated is kept else None,
+        )
+
+    def backward(
+        self, dy_TDR: Tensor, saved: Saved, row: RowContext, *, scratch: Buffers, out: Tensor
+    ) -> None:
+        """Write the gradient with respect to the layer's input; add to the LoRA gradients.
+
+        ``dy_TDR`` and ``out`` are padded for the adapters of ``o`` and ``down``; ``out`` may be
+        the same tensor. Saved tensors are written over.
+        """
+        projected = saved.projected or self._project(saved.x, row, scratch, scratch)
+        outputs = saved.outputs
+        if outputs is None:
+            outputs = self._attend(saved.x, projected, row, scratch, scratch, None)
+        gated = saved.gated or self._gate(outputs.middle, row, scratch, scratch)[0]
+        self._mlp_backward(dy_TDR, outputs.middle, gated, row, scratch)
+        self._attention_backward(dy_TDR, saved.x, projected, outputs, row, scratch, out)
+
+    def _project(self, x_TD: Tensor, row: RowContext, kept: Buffers, scratch: Buffers) -> Projected:
+        normed = _padded(scratch, "normed", len(x_TD), self.qkv)
+        rstd = self.ops.rms_norm(x_TD, self.attention_norm, self.eps, self.qkv.x_of(normed))
+        place = kept if self.ops.rotates_in_place else scratch
+        qkv = place.take("qkv", len(x_TD), self.qkv.outputs)
+        self.qkv.forward(normed, adapted=row.adapted, seed=_seed(row, 0), out=qkv)
+        q, k, v = self.ops.rotate(qkv, row.cos_T1h, row.sin_T1h, self.heads, kept)
+        tail = _tail(kept, "qkv_tail", self.qkv, normed)
+        return Projected(q=q, k=k, v=v, tail=tail, rstd=rstd)
+
+    def _attend(
+        self, x_TD: Tensor, projected: Projected, row: RowContext, kept: Buffers,
+        scratch: Buffers, cache: LayerCache | None,
+    ) -> Outputs:  # fmt: skip
+        q, k, v = projected.q, projected.k, projected.v
+        if cache is None:
+            attended = self.ops.attention(q, k, v, row.documents, kept)
+        else:
+            span = Span(cache.length, self.window)
+            attended = Attended(kept.take("attention_out", *q.shape))
+            attend(q, *cache.extend(k, v), span, attended.out)
+        o_in = _padded(scratch, "normed", len(x_TD), self.o)
+        self.heads.of_queries(self.o.x_of(o_in)).copy_(attended.out)
+        middle = kept.take("middle", *x_TD.shape)
+        self.o.forward(o_in, adapted=row.adapted, seed=_seed(row, 1), out=middle)
+        middle.add_(x_TD)
+        return Outputs(attended=attended, o_tail=_tail(kept, "o_tail", self.o, o_in), middle=middle)
+
+    def _gate(
+        self, middle_TD: Tensor, row: RowContext, kept: Buffers, scratch: Buffers
+    ) -> tuple[Gated, Tensor]:
+        """The outputs of gate and up, and the padded input of ``down``, in ``scratch``."""
+        tokens = len(middle_TD)
+        normed = _padded(scratch, "normed", tokens, self.gate_up)
+        rstd = self.ops.rms_norm(middle_TD, self.mlp_norm, self.eps, self.gate_up.x_of(normed))
+        gate_up = _gradient(kept, "gate_up", tokens, self.gate_up)
+        both = gate_up[:, : self.gate_up.outputs]
+        self.gate_up.forward(normed, adapted=row.adapted, seed=_seed(row, 2), out=both)
+        tail = _tail(kept, "gate_up_tail", self.gate_up, normed)
+        product = _padded(scratch, "product", tokens, self.down)
+        self.ops.swiglu(both, self.down.x_of(product))
+        if row.adapted:
+            self.down.fill_tail(product, seed=_seed(row, 3))
+        down_tail = _tail(kept, "down_tail", self.down, product)
+        return Gated(gate_up=gate_up, tail=tail, down_tail=down_tail, rstd=rstd), product
+
+    def _mlp_backward(
+        self, dy_TDR: Tensor, middle_TD: Tensor, gated: Gated, row: RowContext, scratch: Buffers
+    ) -> None:
+        """From the gradient of the layer's output to that of ``middle``, in place."""
+        tokens = len(middle_TD)
+        product = scratch.take("product", tokens, self.down.width)
+        self.down.backward(dy_TDR, gated.down_tail, seed=_seed(row, 3), out=product)
+        both = gated.gate_up[:, : self.gate_up.outputs]
+        self.ops.swiglu_backward(product, both)
+        self.down.backward_a(dy_TDR, product, seed=_seed(row, 3))
+        dnormed = scratch.take("dnormed", tokens, self.gate_up.width)
+        self.gate_up.backward(gated.gate_up, gated.tail, seed=_seed(row, 2), out=dnormed)
+        normed = scratch.take("normed", tokens, self.gate_up.width)
+        self.ops.rms_norm(middle_TD, self.mlp_norm, self.eps, normed)
+        self.gate_up.backward_a(gated.gate_up, normed, seed=_seed(row, 2))
+        dy_TD = self.down_gradient(dy_TDR)
+        self.ops.rms_norm_backward(dnormed, middle_TD, self.mlp_norm, gated.rstd, dy_TD, dy_TD)
+
+    def _attention_backward(
+        self, dmiddle_TDR: Tensor, x_TD: Tensor, projected: Projected, outputs: Outputs,
+        row: RowContext, scratch: Buffers, out: Tensor,
+    ) -> None:  # fmt: skip
+        tokens = len(x_TD)
+        dattended = scratch.take("dnormed", tokens, self.o.width)
+        self.o.backward(dmiddle_TDR, outputs.o_tail, seed=_seed(row, 1), out=dattended)
+        o_in = scratch.take("normed", tokens, self.o.width)
+        self.heads.of_queries(o_in).copy_(outputs.attended.out)
+        self.o.backward_a(dmiddle_TDR, o_in, seed=_seed(row, 1))
+        gradients = self.ops.attention_backward(
+            self.heads.of_queries(dattended), projected.q, projected.k, projected.v,
+            outputs.attended, row.documents,
+        )  # fmt: skip
+        dqkv = _gradient(scratch, "dqkv", tokens, self.qkv)
+        stacked = dqkv[:, : self.qkv.outputs]
+        self.ops.rotate_back(*gradients, row.cos_T1h, row.sin_T1h, self.heads, stacked)
+        dnormed = scratch.take("dnormed", tokens, self.qkv.width)
+        self.qkv.backward(dqkv, projected.tail, seed=_seed(row, 0), out=dnormed)
+        normed = scratch.take("normed", tokens, self.qkv.width)
+        self.ops.rms_norm(x_TD, self.attention_norm, self.eps, normed)
+        self.qkv.backward_a(dqkv, normed, seed=_seed(row, 0))
+        self.ops.rms_norm_backward(
+            dnormed, x_TD, self.attention_norm, projected.rstd,
+            self.down_gradient(dmiddle_TDR), self.down_gradient(out),
         )  # fmt: skip
 
-    def backward(self, dy_TD: Tensor, saved: Saved, row: RowContext) -> Tensor:
-        """Gradient with respect to the layer's input, [T, D]; adds to the LoRA gradients."""
-        ops = self.ops
-        da = self.down.backward(dy_TD, saved.down_in, seed=_seed(row, 3))
-        dgate_up = ops.swiglu_backward(da, saved.gate_up)
-        dnorm = self.gate_up.backward(dgate_up, saved.gate_up_in, seed=_seed(row, 2))
-        dmiddle = ops.rms_norm_backward(dnorm, saved.middle, self.mlp_norm, saved.mlp_rstd)
-        dmiddle += dy_TD
-
-        dout = self.o.backward(dmiddle, saved.o_in, seed=_seed(row, 1))
-        dqkv = self._attention_backward(self._as_heads(dout).contiguous(), saved, row)
-        dnorm = self.qkv.backward(dqkv, saved.qkv_in, seed=_seed(row, 0))
-        dx = ops.rms_norm_backward(dnorm, saved.x, self.attention_norm, saved.attention_rstd)
-        return dx.add_(dmiddle)
-
-    def _queries_keys_values(
-        self, qkv_in: Tensor, row: RowContext, buffers: Buffers
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated q and k, and v; copies, since views would keep all of qkv in memory."""
-        qkv = qkv_in.new_empty(len(qkv_in), len(self.qkv.weight))
-        self.qkv.forward(qkv_in, adapted=row.adapted, seed=_seed(row, 0), out=qkv)
-        q, k, v = self._split(qkv)
-        q_out, k_out = buffers.take("q", *q.shape), buffers.take("k", *k.shape)
-        self._rotate(q, k, row.cos_T1h, row.sin_T1h, q_out, k_out)
-        return q_out, k_out, buffers.take("v", *v.shape).copy_(v)
-
-    def _attention(
-        self, q: Tensor, k: Tensor, v: Tensor, row: RowContext, cache: LayerCache | None,
-        *, out: Tensor,
-    ) -> Tensor:  # fmt: skip
-        """Attention within each document, or against the cache; [K, T, G, H]."""
-        if cache is not None:
-            span = Span(cache.length, self.shape.sliding_window)
-            self.ops.attention(q, *cache.extend(k, v), span, out)
-            return out
-        span = Span(0, self.shape.sliding_window)
-        for d in row.documents:
-            self.ops.attention(q[:, d], k[:, d], v[:, d], span, out[:, d])
-        return out
-
-    def _attention_backward(self, dout_KTGH: Tensor, saved: Saved, row: RowContext) -> Tensor:
-        """Through attention and rope, back to the output of the stacked q/k/v, [T, O]."""
-        span = Span(0, self.shape.sliding_window)
-        dqkv = dout_KTGH.new_empty(dout_KTGH.shape[1], len(self.qkv.weight))
-        dq_out, dk_out, dv_out = self._split(dqkv)
-        for d in row.documents:
-            dq, dk, dv = self.ops.attention_backward(
-                dout_KTGH[:, d], saved.q[:, d], saved.k[:, d], saved.v[:, d],
-                saved.attention_out[:, d], span,
-            )  # fmt: skip
-            cos, sin = row.cos_T1h[d], row.sin_T1h[d]
-            self._rotate(dq, dk, cos, -sin, dq_out[:, d], dk_out[:, d])
-            dv_out[:, d] = dv
-        return dqkv
-
-    def _split(self, qkv_TO: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Views of q [K, T, G, H], k [K, T, H] and v [K, T, H] in the stacked output."""
-        kv, head = self.shape.num_key_value_heads, self.shape.head_dim
-        q_width = self.shape.num_attention_heads * head
-        q, k, v = torch.split(qkv_TO, [q_width, kv * head, kv * head], dim=1)
-        heads = (len(qkv_TO), kv, head)
-        return self._as_heads(q), k.view(heads).transpose(0, 1), v.view(heads).transpose(0, 1)
-
-    def _as_heads(self, q_TO: Tensor) -> Tensor:
-        """[T, K*G*H] seen as [K, T, G, H]."""
-        kv, head = self.shape.num_key_value_heads, self.shape.head_dim
-        group = self.shape.num_attention_heads // kv
-        return torch.unflatten(q_TO, 1, (kv, group, head)).transpose(0, 1)
-
-    def _rotate(
-        self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, q_out: Tensor, k_out: Tensor
-    ) -> None:
-        self.ops.rope(q, cos, sin, q_out)
-        self.ops.rope(k, cos.squeeze(1), sin.squeeze(1), k_out)
+    def down_gradient(self, dy_TDR: Tensor) -> Tensor:
+        """The gradient in a padded one of the hidden state, [T, D]."""
+        return dy_TDR[:, : self.down.outputs]
 
 
 def _padded(buffers: Buffers, name: str, tokens: int, linear: StackedLinear) -> Tensor:
     """A linear's input buffer, [T, K + R]: x goes into the first K columns."""
-    return buffers.take(name, tokens, linear.weight.shape[1])
+    return buffers.take_padded(name, tokens, linear.width + linear.ranks)
 
 
-def _x(linear: StackedLinear, padded: Tensor) -> Tensor:
-    return padded[:, : linear.width]
+def _gradient(buffers: Buffers, name: str, tokens: int, linear: StackedLinear) -> Tensor:
+    """A linear's output with room for the gradient's tail, [T, O + R]."""
+    return buffers.take_padded(name, tokens, linear.outputs + linear.ranks)
+
+
+def _tail(buffers: Buffers, name: str, linear: StackedLinear, padded: Tensor) -> Tensor:
+    """A copy of a padded input's tail: the buffer it lies in is used again."""
+    return buffers.take(name, len(padded), linear.ranks).copy_(linear.tail_of(padded))
 
 
 def _seed(row: RowContext, linear: int) -> int | None:

@@ -1,11 +1,11 @@
-"""A frozen linear with LoRA folded into its matmul; several linears of one input are one matmul.
+"""A frozen linear with LoRA folded into its matmuls; several linears of one input are one matmul.
 
 Shapes: T tokens, K input width, O output width of all stacked modules, R sum of their ranks.
 
-The weight is stored as ``[O, K + R]``: the frozen weight, and behind it each module's B in
-columns of its own. The input is a buffer ``[T, K + R]``: x, and behind it scale * x A^T. So one
-matmul gives the adapted output, one matmul gives the gradient of both x and x A^T, and a module
-whose rows of the tail are zero is the plain linear.
+The padded weight is ``[O + R, K + R]``: the frozen weight W, each module's B in columns of its
+own behind it, A in the rows below. An input is ``[x | t]`` with t = scale * x A^T, so that one
+matmul gives x W^T + t B^T; a gradient is ``[dy | u]`` with u = scale * dy B, so that one matmul
+gives dy W + u A. What is left of LoRA are products with R columns.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from repotune.model.frozen import FrozenWeight
 from repotune.records import LoraSpec
 
 
@@ -38,28 +39,24 @@ class StackedLinear:
 
     def __init__(
         self,
-        names: Sequence[str],
-        weights: Sequence[Tensor],
-        biases: Sequence[Tensor] | None,
+        parts: Sequence[Part],
+        weight: FrozenWeight,
+        bias: Tensor | None,
         *,
         lora: LoraSpec,
         generator: torch.Generator,
     ) -> None:
         self.scale, self.dropout = lora.scale, lora.dropout
-        self.width = weights[0].shape[1]
-        self.parts = _parts(names, [len(w) for w in weights], lora)
-        adapted = [part for part in self.parts if part.rank is not None]
-        ranks = lora.r * len(adapted)
-        first = weights[0]
-        self.weight = first.new_zeros(self.parts[-1].out.stop, self.width + ranks)
-        torch.cat(list(weights), out=self.weight[:, : self.width])
-        self.bias = torch.cat(list(biases)) if biases else None
-        self.lora_a = torch.empty(ranks, self.width, dtype=torch.float32)
+        self.parts, self.bias, self._weight = parts, bias, weight
+        self.compute_a, self._compute_b = weight.adapter()
+        self.ranks, self.width = self.compute_a.shape
+        self.outputs = len(self._compute_b)
+        a = torch.empty(self.ranks, self.width, dtype=torch.float32)
         # PEFT's initialisation: kaiming_uniform(a=sqrt(5)) is uniform within 1 / sqrt(K); B is 0.
-        self.lora_a.uniform_(-(self.width**-0.5), self.width**-0.5, generator=generator)
-        self.lora_a = self.lora_a.to(first.device)
+        a.uniform_(-(self.width**-0.5), self.width**-0.5, generator=generator)
+        self.lora_a = a.to(self.compute_a.device)
         self.lora_b = [
-            self.lora_a.new_zeros(part.out.stop - part.out.start, lora.r) for part in adapted
+            self.lora_a.new_zeros(out.stop - out.start, lora.r) for out, _ in self._adapted()
         ]
         self.grad_a = torch.zeros_like(self.lora_a)
         self.grad_b = [torch.zeros_like(b) for b in self.lora_b]
@@ -74,9 +71,9 @@ class StackedLinear:
 
     def refresh(self) -> None:
         """Bring the compute copies of A and B up to date with the master weights."""
-        self.compute_a = self.lora_a.to(self.weight.dtype, copy=True)
+        self.compute_a.copy_(self.lora_a)
         for (out, rank), b in zip(self._adapted(), self.lora_b, strict=True):
-            self.weight[out, self.width :][:, rank] = b
+            self._compute_b[out, rank] = b
 
     def forward(self, input_TKR: Tensor, *, adapted: bool, seed: int | None, out: Tensor) -> Tensor:
         """Output [T, O] for the x in the buffer; fills the buffer's tail when ``adapted``."""
@@ -85,10 +82,11 @@ class StackedLinear:
         return self.multiply(input_TKR, adapted=adapted, out=out)
 
     def fill_tail(self, input_TKR: Tensor, *, seed: int | None) -> None:
-        """Write scale * dropout(x) A^T behind the x in the buffer; the backward reads it too."""
-        x_TK, tail_TR = input_TKR[:, : self.width], input_TKR[:, self.width :]
+        """Write t = scale * dropout(x) A^T behind the x in the buffer; the backward needs it."""
+        x_TK, tail_TR = self.x_of(input_TKR), self.tail_of(input_TKR)
         if seed is None or not self.dropout:
-            torch.mul(x_TK @ self.compute_a.t(), self.scale, out=tail_TR)
+            a_KR = self.compute_a.t()
+            torch.addmm(tail_TR, x_TK, a_KR, beta=0, alpha=self.scale, out=tail_TR)
             return
         for rank, mask in self._masks(x_TK, seed):
             low_Tr = (x_TK * mask) @ self.compute_a[rank].t()
@@ -96,27 +94,49 @@ class StackedLinear:
 
     def multiply(self, input_TKR: Tensor, *, adapted: bool, out: Tensor) -> Tensor:
         """The matmul alone: with the buffer's tail, or without it (the base model)."""
-        columns = slice(None) if adapted else slice(self.width)
-        out_TO = torch.mm(input_TKR[:, columns], self.weight[:, columns].t(), out=out)
+        columns = slice(self.width + self.ranks if adapted else self.width)
+        weight = self._weight.padded()[: self.outputs]
+        out_TO = torch.mm(input_TKR[:, columns], weight[:, columns].t(), out=out)
         return out_TO if self.bias is None else out_TO.add_(self.bias)
 
-    def backward(self, dy_TO: Tensor, input_TKR: Tensor, *, seed: int | None) -> Tensor:
-        """Gradient with respect to x, [T, K]; adds to ``grad_a`` and ``grad_b``."""
-        d_TKR = dy_TO @ self.weight
-        dx_TK = d_TKR[:, : self.width]
-        if not len(self.lora_a):
-            return dx_TK
-        x_TK, tail_TR = input_TKR[:, : self.width], input_TKR[:, self.width :]
-        for (out, rank), grad_b in zip(self._adapted(), self.grad_b, strict=True):
-            grad_b.add_(dy_TO[:, out].t() @ tail_TR[:, rank])
-        g_TR = d_TKR[:, self.width :] * self.scale
+    def backward(self, dy_TOR: Tensor, tail_TR: Tensor, *, seed: int | None, out: Tensor) -> Tensor:
+        """Gradient with respect to x, [T, K], into ``out``; adds to ``grad_b``.
+
+        ``dy_TOR`` has R columns behind the gradient: u goes there, for ``backward_a``.
+        """
+        weight = self._weight.padded()
+        dy_TO, u_TR = dy_TOR[:, : self.outputs], self._u(dy_TOR)
+        b_OR = weight[: self.outputs, self.width :]
+        torch.addmm(u_TR, dy_TO, b_OR, beta=0, alpha=self.scale, out=u_TR)
+        for (columns, rank), grad_b in zip(self._adapted(), self.grad_b, strict=True):
+            grad_b.add_(dy_TO[:, columns].t() @ tail_TR[:, rank])
         if seed is None or not self.dropout:
-            self.grad_a += g_TR.t() @ x_TK
-            return dx_TK.addmm_(g_TR, self.compute_a)
+            rows = self.outputs + self.ranks
+            return torch.mm(dy_TOR[:, :rows], weight[:, : self.width], out=out)
+        torch.mm(dy_TO, weight[: self.outputs, : self.width], out=out)
+        for rank, mask in self._masks(out, seed):
+            out.addcmul_(u_TR[:, rank] @ self.compute_a[rank], mask)
+        return out
+
+    def backward_a(self, dy_TOR: Tensor, x_TK: Tensor, *, seed: int | None) -> None:
+        """Add to ``grad_a``; after ``backward``, and with the x of the forward."""
+        u_TR = self._u(dy_TOR)
+        if seed is None or not self.dropout:
+            self.grad_a += u_TR.t() @ x_TK
+            return
         for rank, mask in self._masks(x_TK, seed):
-            self.grad_a[rank] += g_TR[:, rank].t() @ (x_TK * mask)
-            dx_TK.addcmul_(g_TR[:, rank] @ self.compute_a[rank], mask)
-        return dx_TK
+            self.grad_a[rank] += u_TR[:, rank].t() @ (x_TK * mask)
+
+    def x_of(self, input_TKR: Tensor) -> Tensor:
+        """The x in a padded input, [T, K]."""
+        return input_TKR[:, : self.width]
+
+    def tail_of(self, input_TKR: Tensor) -> Tensor:
+        """The tail of a padded input, [T, R]."""
+        return input_TKR[:, self.width : self.width + self.ranks]
+
+    def _u(self, dy_TOR: Tensor) -> Tensor:
+        return dy_TOR[:, self.outputs : self.outputs + self.ranks]
 
     def _adapted(self) -> Iterator[tuple[slice, slice]]:
         for part in self.parts:
@@ -131,7 +151,8 @@ class StackedLinear:
             yield rank, torch.empty_like(x_TK).bernoulli_(keep, generator=generator).div_(keep)
 
 
-def _parts(names: Sequence[str], outs: Sequence[int], lora: LoraSpec) -> tuple[Part, ...]:
+def parts_of(names: Sequence[str], outs: Sequence[int], lora: LoraSpec) -> tuple[Part, ...]:
+    """Where each of the modules ``names``, of ``outs`` outputs, lies in their stack."""
     parts, row, column = [], 0, 0
     for name, out in zip(names, outs, strict=True):
         rank = None
@@ -140,3 +161,8 @@ def _parts(names: Sequence[str], outs: Sequence[int], lora: LoraSpec) -> tuple[P
         parts.append(Part(name=name, out=slice(row, row + out), rank=rank))
         row += out
     return tuple(parts)
+
+
+def ranks_of(parts: Sequence[Part]) -> int:
+    """R of a stack."""
+    return max((part.rank.stop for part in parts if part.rank is not None), default=0)

@@ -6,7 +6,7 @@ V vocabulary, r LoRA rank.
 
 from __future__ import annotations
 
-from repotune.records import LoraSpec, Shape
+from repotune.records import LoraSpec, Saving, Shape
 
 MASTER_BYTES = 16
 """Per LoRA parameter: fp32 weight, gradient and the two moments of Adam."""
@@ -17,13 +17,25 @@ QUERY_BLOCK = 128
 """Of ``kernels.attention``, which this room does not import."""
 
 
-def saved_layer_bytes(shape: Shape, lora: LoraSpec, *, tokens: int, itemsize: int) -> int:
-    """What a kept layer holds between forward and backward (the fields of ``model.layer.Saved``).
+def saved_layer_bytes(
+    shape: Shape, lora: LoraSpec, saving: Saving, *, tokens: int, itemsize: int
+) -> int:
+    """What a layer holds between forward and backward (the fields of ``model.layer.Saved``).
 
-    Four tensors of width D, three of Q, two of K, three of I, and the seven LoRA tails.
+    Tensors of the compute precision per token, with the adapters' tails (r numbers a module), and
+    the fp32 statistics of the norms.
     """
     d, q, k, i = _widths(shape)
-    return tokens * itemsize * (4 * d + 3 * q + 2 * k + 3 * i + 7 * lora.r)
+    input_, outputs = d, q + d + lora.r
+    projected, gated = q + 2 * k + 3 * lora.r, 2 * i + 2 * lora.r + 3 * lora.r
+    numbers = {
+        "input": input_,
+        "outputs": input_ + outputs,
+        "attention": input_ + outputs + projected,
+        "all": input_ + outputs + projected + gated,
+    }
+    statistics = {"input": 0, "outputs": 0, "attention": 4, "all": 8}
+    return tokens * (itemsize * numbers[saving] + statistics[saving])
 
 
 def resident_bytes(shape: Shape, lora: LoraSpec, *, itemsize: int) -> int:
@@ -43,7 +55,7 @@ def working_bytes(shape: Shape, *, tokens: int, itemsize: int) -> int:
     """What is neither weight nor saved activation: temporaries of one layer, chunks of logits.
 
     Fitted to peaks of the starter on a CPU, 512 to 4,096 tokens in bf16 and fp32, kept and
-    recomputed (glibc): what the formula says is within 55 MiB of the measured 200 to 506 MiB. The
+    recomputed (glibc): the formula is within 75 MiB of the measured 200 to 506 MiB. The
     backward holds about five tensors of width I at once and the matmuls over a block of 128
     queries five of heads × 128 × tokens; the allocator's gaps double that.
     """

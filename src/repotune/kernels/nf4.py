@@ -1,0 +1,128 @@
+"""NF4 with double quantisation (arXiv 2305.14314), bit for bit as bitsandbytes stores it.
+
+A matrix is read row by row in blocks of 64 numbers. A block has 64 codes of 4 bits and one scale,
+its largest magnitude; the scales, less their mean, are stored in 8 bits in groups of 256, with one
+fp32 scale a group. Together 4.127 bits a number.
+
+Shapes: O rows, K columns, n = O * K / 64 blocks, m = n / 256 groups, rounded up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+BLOCK = 64
+"""Numbers that share a scale."""
+GROUP = 256
+"""Scales that share a scale of their own."""
+
+CODES = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+"""Quantiles of a normal distribution, scaled to [-1, 1] (arXiv 2305.14314, appendix E)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nf4:
+    """A quantised matrix; its tensors may be views into one flat block of bytes."""
+
+    rows: int
+    columns: int
+    packed: Tensor
+    """[O * K / 2] uint8; the first of two numbers in the high half."""
+    scales: Tensor
+    """[n] uint8: codes of the blocks' scales."""
+    group_scales: Tensor
+    """[m] fp32"""
+    offset: Tensor
+    """[1] fp32: the mean of the blocks' scales."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        parts = (self.packed, self.scales, self.group_scales, self.offset)
+        return sum(part.nbytes for part in parts)
+
+    def to(self, device: torch.device) -> Nf4:
+        """A copy on ``device``."""
+        return Nf4(
+            self.rows,
+            self.columns,
+            self.packed.to(device),
+            self.scales.to(device),
+            self.group_scales.to(device),
+            self.offset.to(device),
+        )
+
+
+def can_quantise(rows: int, columns: int) -> bool:
+    """Whether a matrix of this size is a whole number of blocks."""
+    return rows * columns % BLOCK == 0
+
+
+def quantise(weight_OK: Tensor) -> Nf4:
+    """Quantise a matrix on its own device. Its size must be a whole number of blocks."""
+    rows, columns = weight_OK.shape
+    blocks = weight_OK.reshape(-1, BLOCK).float()
+    absmax_n = blocks.abs().amax(dim=1)
+    # An all-zero block has no scale to divide by; bitsandbytes' 0 * inf is NaN, coded as 7, zero.
+    inverse_n1 = torch.where(absmax_n > 0, 1.0 / absmax_n, torch.zeros_like(absmax_n))[:, None]
+    edges = _midpoints(torch.tensor(CODES, device=weight_OK.device))
+    codes = torch.bucketize(blocks * inverse_n1, edges).to(torch.uint8).reshape(-1, 2)
+    scales, group_scales, offset = _quantise_scales(absmax_n)
+    return Nf4(rows, columns, codes[:, 0] << 4 | codes[:, 1], scales, group_scales, offset)
+
+
+def dequantise(matrix: Nf4, out_OK: Tensor) -> None:
+    """Write the matrix into ``out``, which may be a view with any strides, in out's precision."""
+    table = torch.tensor(CODES, device=matrix.packed.device)
+    codes = torch.stack([matrix.packed >> 4, matrix.packed & 15], dim=1).long()
+    values = table[codes].view(-1, BLOCK) * block_scales(matrix)[:, None]
+    out_OK.copy_(values.view(matrix.rows, matrix.columns))
+
+
+def block_scales(matrix: Nf4) -> Tensor:
+    """The blocks' scales, [n] fp32."""
+    values = dynamic_table(matrix.scales.device)[matrix.scales.long()]
+    groups = matrix.group_scales.repeat_interleave(GROUP)[: len(values)]
+    return values * groups + matrix.offset
+
+
+def _quantise_scales(absmax_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """8-bit codes [n], their groups' scales [m] and the mean [1]."""
+    offset = absmax_n.mean().reshape(1)
+    centred = absmax_n - offset
+    padding = -len(centred) % GROUP
+    groups = torch.nn.functional.pad(centred, (0, padding)).view(-1, GROUP)
+    group_scales = groups.abs().amax(dim=1)
+    inverse = torch.where(group_scales > 0, 1.0 / group_scales, torch.zeros_like(group_scales))
+    edges = _midpoints(dynamic_table(absmax_n.device))
+    codes = torch.bucketize(groups * inverse[:, None], edges).to(torch.uint8)
+    return codes.view(-1)[: len(centred)].contiguous(), group_scales, offset
+
+
+@cache
+def dynamic_table(device: torch.device) -> Tensor:
+    """The 256 values of the 8-bit "dynamic" type, ascending (arXiv 1511.04561, 2110.02861).
+
+    A sign, up to six leading zero bits as a decimal exponent, and the rest as a linear fraction
+    in [0.1, 1]; zero and one complete it.
+    """
+    values = [0.0, 1.0]
+    for exponent in range(7):
+        edges = torch.linspace(0.1, 1, 2**exponent + 1)
+        fractions = (edges[:-1] + edges[1:]) / 2.0
+        magnitudes = (10.0 ** (exponent - 6) * fractions).tolist()
+        values += magnitudes + [-value for value in magnitudes]
+    return torch.tensor(sorted(values), dtype=torch.float32, device=device)
+
+
+def _midpoints(values: Tensor) -> Tensor:
+    return (values[1:] + values[:-1]) / 2
