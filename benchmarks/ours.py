@@ -30,7 +30,7 @@ def main() -> None:
     lora = LoraSpec(r=16, alpha=32.0, dropout=0.0, target_modules=LINEAR_MODULES)
     decoder = Decoder(open_weights(ref), lora=lora, dtype=torch.bfloat16)
     rows = [as_row(ids) for ids in np.load(args.data)]
-    optimizer = torch.optim.AdamW(decoder.lora_state().values(), lr=2e-4, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([decoder.lora_flat()], lr=2e-4, weight_decay=0.0, fused=True)
     policy = Policy(layers=(LayerPolicy(saving="all"),) * len(decoder.layers), reason="")
     seconds, losses, norms = [], [], []
     for step in range(args.steps):
@@ -64,7 +64,7 @@ def train_step(decoder, optimizer, rows, policy):
         decoder.loss_and_grad(row, scale=1 / targets, policy=policy, dropout_seed=None)
         for row in rows
     )
-    norm = torch.nn.utils.clip_grad_norm_(decoder.lora_state().values(), 1.0)
+    norm = torch.nn.utils.clip_grad_norm_([decoder.lora_flat()], 1.0)
     optimizer.step()
     decoder.refresh()
     return total / targets, float(norm)

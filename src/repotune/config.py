@@ -24,8 +24,9 @@ from pydantic import (
     model_validator,
 )
 
-from repotune.errors import ConfigError
+from repotune.errors import ConfigError, DoesNotFit
 from repotune.records import LINEAR_MODULES
+from repotune.tables import find_gpu, find_preset
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -192,6 +193,27 @@ class FineTuningConfig(BaseModel):
                 f"The configuration file {path} is not valid TOML: {error}."
             ) from None
         return cls(**{**values, **(overrides or {})})
+
+    @classmethod
+    def for_gpu(cls, name: str) -> FineTuningConfig:
+        """The preset of the GPU that ``name`` means ("RTX 3060", "A100"), for CodeLlama-7B.
+
+        A name that fits several GPUs takes the one with the least memory. Raises UsageError, with
+        the nearest names, for an unknown one, DoesNotFit where CodeLlama-7B is too large for it.
+        """
+        gpu = find_gpu(name).gpu
+        preset = find_preset(gpu.name)
+        if preset is None:
+            raise DoesNotFit(
+                f"CodeLlama-7B does not fit on {gpu.name} with {gpu.memory_gb} GB: "
+                "`repotune plan --all-models` shows which models do."
+            )
+        return cls(
+            batch_size=preset.batch_size,
+            gradient_accumulation_steps=preset.gradient_accumulation_steps,
+            max_seq_length=preset.max_seq_length,
+            use_4bit=preset.use_4bit,
+        )
 
     def to_toml(self) -> str:
         """The configuration as TOML text that :meth:`from_toml` reads; None is left out."""

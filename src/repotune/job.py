@@ -41,6 +41,11 @@ class Job:
     precision: Literal["bf16", "fp32"]
 
     @property
+    def use_4bit(self) -> bool:
+        """Whether the base weights are kept in 4 bits."""
+        return self.config.use_4bit and self.machine.gpu is not None
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What the run records of it, and finds again when it is resumed."""
         return {
@@ -51,6 +56,11 @@ class Job:
             "precision": self.precision,
             "machine": asdict(self.machine),
         }
+
+    @property
+    def rows_per_pass(self) -> int:
+        """A GPU needs all rows of a batch at once to be busy; a CPU is as fast with one."""
+        return self.config.batch_size if self.machine.gpu else 1
 
     @property
     def device(self) -> str:
@@ -66,12 +76,11 @@ def settle(state: RunState, emit: Emit) -> Job:
 
     config = FineTuningConfig(**state.config)
     machine = probe()
-    if config.use_4bit:
-        reason = "the 4-bit engine is not built yet" if machine.gpu else "there is no GPU"
-        emit(Notice(message=f"use_4bit needs the GPU engine, and {reason}: using bf16 or fp32."))
     precision = state.facts.get("precision", config.precision)
     if precision == "auto":
         precision = "bf16" if machine.bf16 else "fp32"
+    if config.use_4bit and not machine.gpu:
+        emit(Notice(message=f"use_4bit needs a GPU, and there is none: using {precision}."))
     base = _find_base(state, config, GPU_MODEL if machine.gpu else CPU_MODEL, emit)
     shape, tokenizer = read_shape(base), load_tokenizer(Path(base.path))
     if tokenizer.vocab_size > shape.vocab_size:
@@ -125,25 +134,34 @@ def plan_policy(job: Job) -> Policy:
     return choose_policy(
         job.shape,
         job.lora,
-        tokens=job.config.max_seq_length,
+        tokens=job.rows_per_pass * job.config.max_seq_length,
         itemsize=2 if job.precision == "bf16" else 4,
         free_bytes=machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes,
         gradient_checkpointing=job.config.gradient_checkpointing,
+        device="cuda" if machine.gpu else "cpu",
+        use_4bit=job.use_4bit,
+        host_free_bytes=machine.ram_free_bytes if machine.gpu else 0,
     )
 
 
-def load_decoder(job: Job) -> Decoder:
+def load_decoder(job: Job, emit: Emit) -> Decoder:
     """The base model with a fresh adapter, on the job's device."""
     import torch
 
+    from repotune.kernels import fastest_ops
     from repotune.model import Decoder, open_weights
 
+    ops, note = fastest_ops(torch.device(job.device))
+    if note is not None:
+        emit(Notice(message=note))
     return Decoder(
         open_weights(job.base),
         lora=job.lora,
         dtype=torch.bfloat16 if job.precision == "bf16" else torch.float32,
         device=job.device,
         seed=job.config.seed,
+        ops=ops,
+        use_4bit=job.use_4bit,
     )
 
 

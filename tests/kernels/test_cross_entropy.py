@@ -24,13 +24,21 @@ def case():
     return x, head, labels
 
 
-def test_loss_and_gradient_equal_full_logits_in_fp64(chunk, case):
+def loss_and_gradient(x, head, labels, scale=1.0):
+    dx = torch.full_like(x, float("nan"))  # what lies in the buffer must not matter
+    loss = PLAIN.cross_entropy(x, head, labels, scale=torch.tensor(scale), dx=dx, buffers=BUFFERS)
+    return float(loss), dx
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_loss_and_gradient_equal_full_logits_in_fp64(chunk, case, scale):
     x, head, labels = case
     leaf = x.double().requires_grad_()
     reference = functional.cross_entropy(leaf @ head.double().t(), labels, reduction="sum")
-    (expected,) = torch.autograd.grad(reference, leaf)
-    loss, dx = PLAIN.cross_entropy(x, head, labels, BUFFERS)
-    assert float(loss) == pytest.approx(float(reference.detach()), rel=1e-6)
+    (expected,) = torch.autograd.grad(reference * scale, leaf)
+    loss, dx = loss_and_gradient(x, head, labels, scale)
+    # fp32 sums of a hundred terms; the loss itself is not scaled
+    assert loss == pytest.approx(float(reference.detach()), rel=1e-6)
     assert float((dx - expected).norm() / expected.norm()) < 1e-6
     assert not dx[labels == IGNORE].any()
 
@@ -40,15 +48,19 @@ def test_token_losses_are_the_terms_of_the_sum(chunk, case):
     losses = PLAIN.token_losses(x, head, labels, BUFFERS)
     expected = functional.cross_entropy(x @ head.t(), labels, reduction="none")
     assert torch.allclose(losses, expected, atol=1e-5)
+    assert float(losses.sum()) == pytest.approx(loss_and_gradient(x, head, labels)[0], rel=1e-6)
 
 
 def test_a_row_without_labels_costs_nothing(case):
     x, head, _ = case
-    loss, dx = PLAIN.cross_entropy(x, head, torch.full((T,), IGNORE), BUFFERS)
-    assert float(loss) == 0.0
+    loss, dx = loss_and_gradient(x, head, torch.full((T,), IGNORE))
+    assert loss == 0.0
     assert not dx.any()
 
 
 def test_an_impossible_label_has_a_finite_loss():
     x, head = torch.ones(1, 1), torch.tensor([[500.0], [-500.0]])
     assert float(PLAIN.token_losses(x, head, torch.tensor([1]), BUFFERS)) == pytest.approx(1000.0)
+    loss, dx = loss_and_gradient(x, head, torch.tensor([1]))
+    assert loss == pytest.approx(1000.0)
+    assert float(dx) == pytest.approx(1000.0)

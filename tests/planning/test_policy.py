@@ -36,7 +36,7 @@ def test_saved_bytes_are_those_of_a_real_layer(saving):
     def linear(names, outs, width):
         parts = parts_of(names, outs, LORA)
         weight = DenseWeight([torch.randn(out, width) for out in outs], ranks_of(parts))
-        return StackedLinear(parts, weight, None, lora=LORA, generator=generator)
+        return StackedLinear(parts, weight, None, lora=LORA, generator=generator, ops=PLAIN)
 
     layer = Layer(
         SHAPE, ops=PLAIN, attention_norm=torch.ones(d), mlp_norm=torch.ones(d),
@@ -52,7 +52,7 @@ def test_saved_bytes_are_those_of_a_real_layer(saving):
     )  # fmt: skip
     kept, scratch = (Buffers(torch.float32, torch.device("cpu")) for _ in range(2))
     x = torch.randn(tokens, d)
-    saved = layer.forward(x, row, saving=saving, kept=kept, scratch=scratch, out=x.clone())
+    saved, _ = layer.forward(x, row, saving=saving, kept=kept, scratch=scratch, out=x.clone())
     # gate and up lie in rows padded to whole cache lines, which the formula leaves out
     assert sum(t.nbytes for t in tensors_in(saved)) == saved_layer_bytes(
         SHAPE, LORA, saving, tokens=tokens, itemsize=4
@@ -107,3 +107,31 @@ def test_without_checkpointing_nothing_is_recomputed_or_it_is_refused():
 def test_too_little_for_anything_is_refused_with_the_way_out():
     with pytest.raises(DoesNotFit, match="Lower max_seq_length below 2048"):
         policy(2**26)
+
+
+def test_on_cuda_host_memory_is_used_before_attention_is_computed_again():
+    def chosen(free, host):
+        return choose_policy(
+            SHAPE, LORA, tokens=65536, itemsize=2, free_bytes=free, gradient_checkpointing=True,
+            device="cuda", use_4bit=True, host_free_bytes=host,
+        ).layers  # fmt: skip
+
+    sizes = [
+        saved_layer_bytes(SHAPE, LORA, one, tokens=65536, itemsize=2, device="cuda")
+        for one in ("input", "outputs")
+    ]
+    least = next(free for free in range(2**28, 2**34, 2**22) if fits(chosen, free, 0))
+    free = least + sizes[1]
+    assert {one.saving for one in chosen(free, 0)} <= {"input", "outputs"}
+    assert not any(one.offloaded for one in chosen(free, 0))
+    helped = chosen(least, 2**34)
+    assert any(one.offloaded for one in helped)
+    # The backward needs the last layers first.
+    assert [one.offloaded for one in helped] == sorted(one.offloaded for one in helped)[::-1]
+
+
+def fits(chosen, free, host):
+    try:
+        return bool(chosen(free, host))
+    except DoesNotFit:
+        return False

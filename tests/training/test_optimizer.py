@@ -5,6 +5,8 @@ import torch
 
 from repotune.training.optimizer import AdamW
 
+from .tiny import flat_views
+
 
 def weights(seed=0):
     generator = torch.Generator().manual_seed(seed)
@@ -13,13 +15,16 @@ def weights(seed=0):
 
 def set_gradients(tensors, seed):
     for tensor, gradient in zip(tensors, weights(seed).values(), strict=True):
-        tensor.grad = gradient
+        if tensor.grad is None:
+            tensor.grad = gradient
+        else:
+            tensor.grad.copy_(gradient)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_many_steps_equal_torch_without_fusing(weight_decay):
-    ours, theirs = weights(), list(weights().values())
-    optimizer = AdamW(ours, weight_decay=weight_decay)
+    (flat, ours), theirs = flat_views(weights()), list(weights().values())
+    optimizer = AdamW(flat, ours, weight_decay=weight_decay)
     reference = torch.optim.AdamW(theirs, weight_decay=weight_decay, foreach=False)
     for step in range(1, 30):
         for tensors in (list(ours.values()), theirs):
@@ -34,23 +39,23 @@ def test_many_steps_equal_torch_without_fusing(weight_decay):
 
 @pytest.mark.parametrize("max_norm", [0.5, 100.0])
 def test_clipping_is_by_the_norm_of_all_gradients(max_norm):
-    tensors = weights()
+    flat_weights, tensors = flat_views(weights())
     set_gradients(tensors.values(), seed=1)
     flat = torch.cat([gradient.flatten() for gradient in weights(1).values()])
-    norm = AdamW(tensors, weight_decay=0.0).clip(max_norm)
+    norm = AdamW(flat_weights, tensors, weight_decay=0.0).clip(max_norm)
     assert norm == pytest.approx(float(flat.double().norm()), rel=1e-6)
     clipped = torch.cat([tensor.grad.flatten() for tensor in tensors.values()])
     torch.testing.assert_close(clipped, flat * min(1.0, max_norm / norm), rtol=1e-5, atol=0)
 
 
 def test_a_restored_optimizer_goes_on_bit_for_bit():
-    tensors = weights()
-    optimizer = AdamW(tensors, weight_decay=0.1)
+    flat, tensors = flat_views(weights())
+    optimizer = AdamW(flat, tensors, weight_decay=0.1)
     for step in (1, 2, 3):
         set_gradients(tensors.values(), seed=step)
         optimizer.step(0.01)
-    copies = {name: tensor.clone() for name, tensor in tensors.items()}
-    restored = AdamW(copies, weight_decay=0.1)
+    flat_copy, copies = flat_views(tensors)
+    restored = AdamW(flat_copy, copies, weight_decay=0.1)
     restored.restore(steps=3, exp_avg=optimizer.exp_avg, exp_avg_sq=optimizer.exp_avg_sq)
     for one, state in ((optimizer, tensors), (restored, copies)):
         set_gradients(state.values(), seed=4)
@@ -60,9 +65,9 @@ def test_a_restored_optimizer_goes_on_bit_for_bit():
 
 
 def test_gradients_are_zeroed_where_they_lie():
-    tensors = weights()
+    flat, tensors = flat_views(weights())
     set_gradients(tensors.values(), seed=1)
     buffers = [tensor.grad for tensor in tensors.values()]
-    AdamW(tensors, weight_decay=0.0).zero_grad()
+    AdamW(flat, tensors, weight_decay=0.0).zero_grad()
     assert not any(buffer.any() for buffer in buffers)
     assert all(t.grad is buffer for t, buffer in zip(tensors.values(), buffers, strict=True))

@@ -20,16 +20,19 @@ class TinyModel:
         generator = torch.Generator().manual_seed(seed)
         self.embedding = torch.randn(VOCAB, WIDTH, generator=generator)
         self.dropout = dropout
-        self.masters = {
-            A: torch.randn(RANK, WIDTH, generator=generator) * 0.5,
-            B: torch.zeros(WIDTH, RANK),
-        }
-        for tensor in self.masters.values():
-            tensor.grad = torch.zeros_like(tensor)
+        self.flat, self.masters = flat_views(
+            {
+                A: torch.randn(RANK, WIDTH, generator=generator) * 0.5,
+                B: torch.zeros(WIDTH, RANK),
+            }
+        )
         self.refresh()
 
     def lora_state(self):
         return self.masters
+
+    def lora_flat(self):
+        return self.flat
 
     def refresh(self):
         # Copies, as the decoder has: whoever forgets to refresh trains with old weights.
@@ -56,6 +59,19 @@ class TinyModel:
             ignore_index=IGNORE,
             reduction="sum",
         )
+
+
+def flat_views(tensors):
+    """One flat tensor with a gradient, and views of it that hold the tensors' values."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors.values()])
+    flat.grad = torch.zeros_like(flat)
+    sizes = [tensor.numel() for tensor in tensors.values()]
+    views = {}
+    parts = zip(tensors.items(), flat.split(sizes), flat.grad.split(sizes), strict=True)
+    for (name, tensor), value, gradient in parts:
+        views[name] = value.view(tensor.shape)
+        views[name].grad = gradient.view(tensor.shape)
+    return flat, views
 
 
 class TinyRows:
@@ -88,6 +104,7 @@ def settings(checkpoints, **changes):
     return {
         "batch_size": 2,
         "gradient_accumulation_steps": 2,
+        "rows_per_pass": 1,
         "steps": 8,
         "learning_rate": 0.05,
         "lr_scheduler_type": "cosine",

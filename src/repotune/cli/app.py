@@ -18,6 +18,9 @@ COMMANDS = {
     "evaluate": "Compare base and tuned on a run's held-out files.",
     "complete": "Complete the code at one cursor, base against tuned.",
     "runs": "List the runs in a folder.",
+    "plan": "Say what a run would need, take and cost.",
+    "doctor": "Say whether this machine is fit for it, and what to mend.",
+    "calibrate": "Measure how fast this machine is, for better plans.",
 }
 """Name -> help line, so that ``--help`` imports no command. Each lies in the module of its name."""
 

@@ -8,5 +8,6 @@ from repotune.kernels.attention import Attended, Documents
 from repotune.kernels.buffers import Buffers
 from repotune.kernels.heads import Heads
 from repotune.kernels.ops import PLAIN, Ops
+from repotune.kernels.select import fastest_ops
 
-__all__ = ["PLAIN", "Attended", "Buffers", "Documents", "Heads", "Ops"]
+__all__ = ["PLAIN", "Attended", "Buffers", "Documents", "Heads", "Ops", "fastest_ops"]

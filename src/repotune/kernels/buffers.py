@@ -30,10 +30,15 @@ class Buffers:
         """An uninitialised contiguous tensor of ``size``."""
         count = prod(size)
         flat = self._flat.get(name)
-        if flat is None or len(flat) < count:
-            flat = torch.empty(count, dtype=dtype or self._dtype, device=self._device)
+        dtype = dtype or self._dtype
+        if flat is None or len(flat) < count or flat.dtype != dtype:
+            flat = torch.empty(count, dtype=dtype, device=self._device)
             self._flat[name] = flat
         return flat[:count].view(size)
+
+    def clear(self) -> None:
+        """Let go of all memory."""
+        self._flat.clear()
 
     def take_padded(self, name: str, rows: int, columns: int) -> Tensor:
         """An uninitialised tensor [rows, columns] whose rows begin at aligned places."""

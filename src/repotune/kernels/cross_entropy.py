@@ -16,11 +16,12 @@ CHUNK_ELEMENTS = 2**23
 
 
 def cross_entropy(
-    x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, *, scale: float, dx: Tensor, buffers: Buffers
+    x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, *, scale: Tensor, dx: Tensor, buffers: Buffers
 ) -> Tensor:
     """Sum of the token losses (nats, fp32 scalar); ``dx`` [T, D] gets ``scale`` × its gradient.
 
-    Positions labelled IGNORE cost nothing and have a zero gradient. The head gets no gradient.
+    ``scale`` is a scalar [] on x's device. Positions labelled IGNORE cost nothing and have a zero
+    gradient. The head gets no gradient.
     """
     total = torch.zeros((), dtype=torch.float32, device=x_TD.device)
     dx.zero_()

@@ -74,7 +74,7 @@ def quantise(weight_OK: Tensor) -> Nf4:
     absmax_n = blocks.abs().amax(dim=1)
     # An all-zero block has no scale to divide by; bitsandbytes' 0 * inf is NaN, coded as 7, zero.
     inverse_n1 = torch.where(absmax_n > 0, 1.0 / absmax_n, torch.zeros_like(absmax_n))[:, None]
-    edges = _midpoints(torch.tensor(CODES, device=weight_OK.device))
+    edges = _midpoints(code_table(weight_OK.device))
     codes = torch.bucketize(blocks * inverse_n1, edges).to(torch.uint8).reshape(-1, 2)
     scales, group_scales, offset = _quantise_scales(absmax_n)
     return Nf4(rows, columns, codes[:, 0] << 4 | codes[:, 1], scales, group_scales, offset)
@@ -82,10 +82,17 @@ def quantise(weight_OK: Tensor) -> Nf4:
 
 def dequantise(matrix: Nf4, out_OK: Tensor) -> None:
     """Write the matrix into ``out``, which may be a view with any strides, in out's precision."""
-    table = torch.tensor(CODES, device=matrix.packed.device)
+    table = code_table(matrix.packed.device)
     codes = torch.stack([matrix.packed >> 4, matrix.packed & 15], dim=1).long()
     values = table[codes].view(-1, BLOCK) * block_scales(matrix)[:, None]
     out_OK.copy_(values.view(matrix.rows, matrix.columns))
+
+
+def place_adapter(a_RK: Tensor, b_OR: Tensor, padded: Tensor) -> None:
+    """Write B behind the O rows of a padded weight [O + R, K + R], and A below them."""
+    ranks, width = a_RK.shape
+    padded[: len(b_OR), width : width + ranks] = b_OR
+    padded[len(b_OR) : len(b_OR) + ranks, :width] = a_RK
 
 
 def block_scales(matrix: Nf4) -> Tensor:
@@ -106,6 +113,12 @@ def _quantise_scales(absmax_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     edges = _midpoints(dynamic_table(absmax_n.device))
     codes = torch.bucketize(groups * inverse[:, None], edges).to(torch.uint8)
     return codes.view(-1)[: len(centred)].contiguous(), group_scales, offset
+
+
+@cache
+def code_table(device: torch.device) -> Tensor:
+    """The 16 values of a code, ascending."""
+    return torch.tensor(CODES, device=device)
 
 
 @cache

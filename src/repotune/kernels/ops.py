@@ -29,7 +29,7 @@ class CrossEntropy(Protocol):
     """See ``cross_entropy.cross_entropy``."""
 
     def __call__(
-        self, x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, *, scale: float, dx: Tensor,
+        self, x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, *, scale: Tensor, dx: Tensor,
         buffers: Buffers,
     ) -> Tensor:  # fmt: skip
         """Return the sum of losses, write its gradient."""
@@ -55,6 +55,9 @@ class Ops:
     cross_entropy: CrossEntropy
     token_losses: Callable[[Tensor, Tensor, Tensor, Buffers], Tensor]
     dequantise: Callable[[nf4.Nf4, Tensor], None]
+    place_adapter: Callable[[Tensor, Tensor, Tensor], None]
+    add_product: Callable[[Tensor, Tensor, Tensor, float], None]
+    copy_columns: Callable[[Tensor, Tensor], None]
 
 
 PLAIN = Ops(
@@ -70,5 +73,8 @@ PLAIN = Ops(
     cross_entropy=cross_entropy.cross_entropy,
     token_losses=cross_entropy.token_losses,
     dequantise=nf4.dequantise,
+    place_adapter=nf4.place_adapter,
+    add_product=plain.add_product,
+    copy_columns=plain.copy_columns,
 )
 """PyTorch operations only: every device, every precision."""

@@ -71,3 +71,13 @@ def swiglu_backward(dy_TI: Tensor, gu_T2I: Tensor) -> None:
     dy_TI.copy_(up_TI)
     gate_TI.copy_(dgate_TI)
     up_TI.copy_(dup_TI)
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
+    """Add ``factor`` * ``left @ right`` to ``total``, which is in fp32."""
+    total.add_(left @ right, alpha=factor)
+
+
+def copy_columns(source: Tensor, out: Tensor) -> None:
+    """Write ``source``, a few columns of a wide tensor, into ``out``, which is contiguous."""
+    out.copy_(source)

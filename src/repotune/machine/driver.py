@@ -38,16 +38,6 @@ def ask_driver() -> DriverFacts | None:
         return None
 
 
-def used_bytes(uuid: str) -> int | None:
-    """Memory of the GPU ``uuid`` in use by all processes, None where no driver answers."""
-    try:
-        with _library():
-            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-            return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
-    except pynvml.NVMLError:
-        return None
-
-
 @contextmanager
 def _library() -> Iterator[None]:
     pynvml.nvmlInit()
@@ -58,16 +48,30 @@ def _library() -> Iterator[None]:
 
 
 def _gpu(handle: Any) -> GpuFacts:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    total, free = _memory(handle)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     return GpuFacts(
         name=_text(pynvml.nvmlDeviceGetName(handle)),
         uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
         compute_capability=(major, minor),
-        memory_bytes=memory.total,
-        free_bytes=memory.free,
+        memory_bytes=total,
+        free_bytes=free,
         processes=_processes(handle),
     )
+
+
+def _memory(handle: Any) -> tuple[int, int]:
+    """What programs may have of the GPU in all, and what of it is free, in bytes.
+
+    The driver keeps some for itself (480 MiB of an H100), which CUDA does not show either;
+    libraries before driver 510 do not tell it apart.
+    """
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+        return memory.total - memory.reserved, memory.free
+    except pynvml.NVMLError:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        return memory.total, memory.free
 
 
 def _processes(handle: Any) -> tuple[GpuProcess, ...]:

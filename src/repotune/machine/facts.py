@@ -1,4 +1,4 @@
-"""What there is to know of a computer before a run, as plain values: ``judge`` sees nothing else."""
+"""What there is to know of a computer before a run; ``judge`` sees nothing else."""
 
 from __future__ import annotations
 
@@ -73,6 +73,8 @@ class MachineFacts:
     torch: TorchFacts | None
     torch_error: str
     """Why there is no ``torch``."""
+    cpu_bf16: bool
+    """Whether bf16 matmuls are faster than fp32 ones on the CPU."""
     nvidia_hardware: bool
     """Whether the system lists a card of NVIDIA's, with a driver or without."""
     driver: str | None

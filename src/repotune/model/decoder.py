@@ -10,8 +10,6 @@ Shapes: T tokens of a row, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,10 +17,11 @@ from torch import Tensor
 
 from repotune.kernels import PLAIN, Buffers, Documents, Ops
 from repotune.kernels.nf4 import quantise
+from repotune.model.backprop import Backprop, Parts
 from repotune.model.frozen import DenseWeight, FrozenWeight, Nf4Weight
 from repotune.model.layer import Layer, LayerCache, RowContext
 from repotune.model.linear import StackedLinear, parts_of, ranks_of
-from repotune.model.rope import frequencies, tables
+from repotune.model.rope import frequencies
 from repotune.model.weights import WeightSource
 from repotune.records import IntArray, LoraSpec, Policy, Row
 
@@ -33,6 +32,8 @@ STACKS = (
     ("mlp", ("down_proj",)),
 )
 """Linears of one input are one matmul; the names are Hugging Face's."""
+FIRST = np.array([0])
+"""Where the only document of a row begins."""
 
 
 class Decoder:
@@ -54,17 +55,24 @@ class Decoder:
     ) -> None:
         self.shape, self.lora, self.ops = source.shape, lora, ops
         self.dtype, self.device, self.use_4bit = dtype, torch.device(device), use_4bit
-        self._source = source
-        self._shared = Buffers(dtype, self.device)
+        self._source, self._shared = source, Buffers(dtype, self.device)
         generator = torch.Generator().manual_seed(seed)
-        self.embedding_VD = self._read("model.embed_tokens.weight")
-        self.layers = [self._layer(i, generator) for i in range(self.shape.num_hidden_layers)]
-        self.norm_D = self._read("model.norm.weight")
+        embedding_VD = self._read("model.embed_tokens.weight")
         tied = self.shape.tie_word_embeddings
-        self.head_VD = self.embedding_VD if tied else self._read("lm_head.weight")
-        self._inverse_h = frequencies(self.shape).to(self.device)
+        self.layers = [self._layer(i, generator) for i in range(self.shape.num_hidden_layers)]
+        self.parts = Parts(
+            shape=self.shape,
+            ops=ops,
+            embedding_VD=embedding_VD,
+            layers=tuple(self.layers),
+            norm_D=self._read("model.norm.weight"),
+            head_VD=embedding_VD if tied else self._read("lm_head.weight"),
+            inverse_h=frequencies(self.shape).to(self.device),
+            shared=self._shared,
+        )
+        self._backprop = Backprop(self.parts, width_TDR=self.shape.hidden_size + lora.r)
+        self._flat = self._flat_masters()
         self._state = self._named_masters()
-        self._kept = [Buffers(dtype, self.device) for _ in self.layers]
 
     def lora_state(self) -> dict[str, Tensor]:
         """The fp32 master weights by name; each one's ``.grad`` is a buffer of the decoder's.
@@ -74,14 +82,24 @@ class Decoder:
         """
         return self._state
 
+    def lora_flat(self) -> Tensor:
+        """All of ``lora_state`` as one tensor, [N] fp32, of which its tensors are views."""
+        return self._flat
+
     def zero_grad(self) -> None:
         """Set all LoRA gradients to zero, in place."""
-        for tensor in self._state.values():
-            assert tensor.grad is not None
-            tensor.grad.zero_()
+        assert self._flat.grad is not None
+        self._flat.grad.zero_()
+
+    def release(self) -> None:
+        """Let go of the memory that training keeps from row to row."""
+        self._backprop.release()
 
     def refresh(self) -> None:
         """Take over changed master weights into the weights that the forward multiplies with."""
+        self._backprop.graphs.replay("refresh", self._refresh)
+
+    def _refresh(self) -> None:
         for layer in self.layers:
             for linear in layer.linears:
                 linear.refresh()
@@ -92,41 +110,11 @@ class Decoder:
     ) -> float:
         """Sum of the row's token losses in nats; adds ``scale`` × its gradient to ``.grad``.
 
-        ``policy`` says for each layer whether its activations are kept for the backward or
-        recomputed from its input.
+        ``policy`` says for each layer what it saves for the backward, and where.
         """
-        input_ids, labels = self._ids(row.input_ids), self._ids(row.labels)
-        tokens, context = len(input_ids), self._context(row.starts, len(input_ids))
-        contexts = [self._with_seed(context, dropout_seed, i) for i in range(len(self.layers))]
-        inputs = [kept.take("x", tokens, self.shape.hidden_size) for kept in self._kept]
-        inputs.append(self._shared.take("x", tokens, self.shape.hidden_size))
-        torch.index_select(self.embedding_VD, 0, input_ids, out=inputs[0])
-        saved = [
-            layer.forward(
-                inputs[i], contexts[i], saving=policy.layers[i].saving, kept=self._kept[i],
-                scratch=self._shared, out=inputs[i + 1],
-            )
-            for i, layer in enumerate(self.layers)
-        ]  # fmt: skip
-        loss, d_TDR = self._head(inputs[-1], labels, scale)
-        for i in reversed(range(len(self.layers))):
-            layer, memory = self.layers[i], saved.pop()
-            layer.backward(d_TDR, memory, contexts[i], scratch=self._shared, out=d_TDR)
-        return float(loss)
-
-    def _head(self, x_TD: Tensor, labels_T: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Norm, head and loss; the gradient of x, padded for the adapters of the last layer."""
-        tokens, width = x_TD.shape
-        normed = self._shared.take("normed", tokens, width)
-        rstd = self.ops.rms_norm(x_TD, self.norm_D, self.shape.rms_norm_eps, normed)
-        dnormed = self._shared.take("dnormed", tokens, width)
-        loss = self.ops.cross_entropy(
-            normed, self.head_VD, labels_T, scale=scale, dx=dnormed, buffers=self._shared
+        return self._backprop.loss_and_grad(
+            row, scale=scale, policy=policy, dropout_seed=dropout_seed
         )
-        d_TDR = self._shared.take_padded("d", tokens, width + self.lora.r)
-        zero = self.norm_D.new_zeros(1, width).expand(tokens, width)
-        self.ops.rms_norm_backward(dnormed, x_TD, self.norm_D, rstd, zero, d_TDR[:, :width])
-        return loss, d_TDR
 
     @torch.no_grad()
     def token_losses(self, row: Row, *, adapted: bool) -> Tensor:
@@ -134,16 +122,18 @@ class Decoder:
 
         ``adapted=False`` is the base model, without LoRA.
         """
-        hidden_TD = self._hidden(self._ids(row.input_ids), row.starts, adapted=adapted)
-        return self.ops.token_losses(hidden_TD, self.head_VD, self._ids(row.labels), self._shared)
+        parts = self.parts
+        hidden_TD = self._hidden(row.input_ids, row.starts, adapted=adapted)
+        labels_T = parts.ids(row.labels)
+        return parts.ops.token_losses(hidden_TD, parts.head_VD, labels_T, self._shared)
 
     @torch.no_grad()
     def logits(
         self, input_ids: IntArray, *, starts: IntArray | None = None, adapted: bool = True
     ) -> Tensor:
         """Logits of every position, [T, V] fp32."""
-        hidden_TD = self._hidden(self._ids(input_ids), starts, adapted=adapted)
-        return (hidden_TD @ self.head_VD.t()).float()
+        hidden_TD = self._hidden(input_ids, starts, adapted=adapted)
+        return (hidden_TD @ self.parts.head_VD.t()).float()
 
     def new_caches(self, capacity: int) -> list[LayerCache]:
         """Empty key/value caches for ``capacity`` tokens, one per layer."""
@@ -161,63 +151,42 @@ class Decoder:
         self, input_ids: IntArray, caches: Sequence[LayerCache], *, adapted: bool = True
     ) -> Tensor:
         """Logits [V] fp32 after ``input_ids``, which follow what the caches already hold."""
-        ids = self._ids(input_ids)
+        ids = self.parts.ids(input_ids)
         offset = caches[0].length
         positions = torch.arange(offset, offset + len(ids), device=self.device)
-        cos, sin = tables(self._inverse_h, positions, self.dtype)
-        documents = Documents(slices=(), bounds=ids, longest=0, window=None)
-        row = RowContext(cos_T1h=cos, sin_T1h=sin, documents=documents, adapted=adapted)
-        hidden_TD = self._forward(ids, row, caches)
-        return (self._normed(hidden_TD[-1:]) @ self.head_VD.t()).float().squeeze(0)
+        documents, _ = self.parts.documents(FIRST, len(ids))
+        hidden_TD = self._forward(ids, positions, documents, adapted=adapted, caches=caches)
+        return (self._normed(hidden_TD[-1:]) @ self.parts.head_VD.t()).float().squeeze(0)
 
-    def _hidden(self, ids_T: Tensor, starts: IntArray | None, *, adapted: bool) -> Tensor:
-        return self._normed(
-            self._forward(ids_T, self._context(starts, len(ids_T), adapted=adapted))
-        )
+    def _hidden(self, input_ids: IntArray, starts: IntArray | None, *, adapted: bool) -> Tensor:
+        """The hidden state that goes into the head, [T, D]."""
+        ids = self.parts.ids(input_ids)
+        documents, positions = self.parts.documents(FIRST if starts is None else starts, len(ids))
+        return self._normed(self._forward(ids, positions, documents, adapted=adapted))
 
     def _forward(
-        self, ids_T: Tensor, row: RowContext, caches: Sequence[LayerCache] | None = None
-    ) -> Tensor:
+        self, ids_T: Tensor, positions_T: Tensor, documents: Documents, *, adapted: bool,
+        caches: Sequence[LayerCache] | None = None,
+    ) -> Tensor:  # fmt: skip
         """The hidden state after the last layer; nothing is saved."""
+        cos, sin = self.parts.rotary(positions_T)
+        row = RowContext(cos_T1h=cos, sin_T1h=sin, documents=documents, adapted=adapted)
         size = (len(ids_T), self.shape.hidden_size)
         x, y = (self._shared.take(name, *size) for name in ("x", "y"))
-        torch.index_select(self.embedding_VD, 0, ids_T, out=x)
+        torch.index_select(self.parts.embedding_VD, 0, ids_T, out=x)
+        middle: Tensor | None = None
         for i, layer in enumerate(self.layers):
-            layer.forward(
+            _, middle = layer.forward(
                 x, row, saving="input", kept=self._shared, scratch=self._shared, out=y,
-                cache=caches[i] if caches else None,
+                residual=middle, cache=caches[i] if caches else None,
             )  # fmt: skip
             x, y = y, x
-        return x
+        return x if middle is None else x.add_(middle)
 
     def _normed(self, x_TD: Tensor) -> Tensor:
         out_TD = torch.empty_like(x_TD)
-        self.ops.rms_norm(x_TD, self.norm_D, self.shape.rms_norm_eps, out_TD)
+        self.parts.ops.rms_norm(x_TD, self.parts.norm_D, self.shape.rms_norm_eps, out_TD)
         return out_TD
-
-    def _context(self, starts: IntArray | None, tokens: int, *, adapted: bool = True) -> RowContext:
-        """Positions start anew with each document."""
-        first = [0] if starts is None else [int(start) for start in starts]
-        bounds = [*first, tokens]
-        lengths = [stop - start for start, stop in pairwise(bounds)]
-        positions = torch.cat([torch.arange(length) for length in lengths]).to(self.device)
-        cos, sin = tables(self._inverse_h, positions, self.dtype)
-        documents = Documents(
-            slices=tuple(slice(*pair) for pair in pairwise(bounds)),
-            bounds=torch.tensor(bounds, dtype=torch.int32, device=self.device),
-            longest=max(lengths),
-            window=self.shape.sliding_window,
-        )
-        return RowContext(cos_T1h=cos, sin_T1h=sin, documents=documents, adapted=adapted)
-
-    def _with_seed(self, row: RowContext, seed: int | None, layer: int) -> RowContext:
-        if seed is None:
-            return row
-        return replace(row, seed=(seed * len(self.layers) + layer) % 2**60)
-
-    def _ids(self, ids: IntArray) -> Tensor:
-        # A copy: rows are mapped read-only, which torch does not know.
-        return torch.from_numpy(ids.astype(np.int64)).to(self.device)
 
     def _read(self, name: str) -> Tensor:
         return self._source.read(name).to(device=self.device, dtype=self.dtype)
@@ -244,6 +213,7 @@ class Decoder:
             torch.cat([self._read(name) for name in biases]) if biases else None,
             lora=self.lora,
             generator=generator,
+            ops=self.ops,
         )
 
     def _frozen(self, weights: list[Tensor], ranks: int) -> FrozenWeight:
@@ -251,6 +221,16 @@ class Decoder:
             return DenseWeight(weights, ranks)
         quantised = [quantise(weight) for weight in weights]
         return Nf4Weight(quantised, ranks, ops=self.ops, buffers=self._shared, dtype=self.dtype)
+
+    def _flat_masters(self) -> Tensor:
+        linears = [linear for layer in self.layers for linear in layer.linears]
+        sizes = [linear.lora_size for linear in linears]
+        flat = torch.empty(sum(sizes), dtype=torch.float32, device=self.device)
+        flat.grad = torch.zeros_like(flat)
+        parts = zip(torch.split(flat, sizes), torch.split(flat.grad, sizes), strict=True)
+        for linear, (values, gradients) in zip(linears, parts, strict=True):
+            linear.move_masters(values, gradients)
+        return flat
 
     def _named_masters(self) -> dict[str, Tensor]:
         state = {}

@@ -23,7 +23,7 @@ class FrozenWeight(Protocol):
     """A frozen weight and the adapter's compute copies."""
 
     def adapter(self) -> tuple[Tensor, Tensor]:
-        """The compute copies of A [R, K] and B [O, R], to be written in place."""
+        """The compute copies of scale * A [R, K] and B [O, R], to be written in place."""
         ...
 
     def padded(self) -> Tensor:
@@ -79,8 +79,7 @@ class Nf4Weight:
         for part in self._parts:
             self._ops.dequantise(part, whole[start : start + part.rows, : self._width])
             start += part.rows
-        whole[: self._rows, self._width : self._width + ranks] = self._b
-        whole[self._rows : self._rows + ranks, : self._width] = self._a
+        self._ops.place_adapter(self._a, self._b, whole)
         return whole[: self._rows + ranks, : self._width + ranks]
 
 

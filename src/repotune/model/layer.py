@@ -12,8 +12,10 @@ I intermediate size, O outputs of a linear, R ranks of a linear's adapters.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from repotune.kernels import Attended, Buffers, Documents, Heads, Ops
@@ -91,6 +93,30 @@ class Saved:
     gated: Gated | None = None
 
 
+def map_saved(saved: Saved, change: Callable[[Tensor], Tensor]) -> Saved:
+    """The record with ``change`` applied to each of its tensors, in a fixed order."""
+    projected, outputs, gated = saved.projected, saved.outputs, saved.gated
+    if projected is not None:
+        projected = Projected(
+            q=change(projected.q), k=change(projected.k), v=change(projected.v),
+            tail=change(projected.tail), rstd=change(projected.rstd),
+        )  # fmt: skip
+    if outputs is not None:
+        attended = outputs.attended
+        outputs = Outputs(
+            attended=Attended(
+                change(attended.out), tuple(change(one) for one in attended.state)
+            ),
+            o_tail=change(outputs.o_tail), middle=change(outputs.middle),
+        )  # fmt: skip
+    if gated is not None:
+        gated = Gated(
+            gate_up=change(gated.gate_up), tail=change(gated.tail),
+            down_tail=change(gated.down_tail), rstd=change(gated.rstd),
+        )  # fmt: skip
+    return Saved(x=change(saved.x), projected=projected, outputs=outputs, gated=gated)
+
+
 class Layer:
     """Norms, the four stacked linears, and how they are wired."""
 
@@ -119,26 +145,30 @@ class Layer:
 
     def forward(
         self, x_TD: Tensor, row: RowContext, *, saving: Saving, kept: Buffers, scratch: Buffers,
-        out: Tensor, cache: LayerCache | None = None,
-    ) -> Saved:  # fmt: skip
-        """Write the layer's output, [T, D], and return what ``saving`` says, in ``kept``.
+        out: Tensor, residual: Tensor | None = None, cache: LayerCache | None = None,
+    ) -> tuple[Saved, Tensor]:  # fmt: skip
+        """Write what the MLP adds into ``out`` [T, D]; return what is saved, and ``middle``.
 
-        ``scratch`` is for what nobody reads after the call; it may be ``kept``.
+        The layer's output is their sum, and it is the next layer that adds them, in its norm:
+        ``residual`` is the ``middle`` of the layer below, which is added to ``x`` in place. What
+        ``saving`` says lies in ``kept``; ``scratch`` is for what nobody reads after the next layer.
         """
         for_q = kept if saving in ("all", "attention") else scratch
-        projected = self._project(x_TD, row, for_q, scratch)
+        # Without being kept, q, k and v are done with before the MLP's product is there.
+        place = "qkv" if for_q is kept else "product"
+        projected = self._project(x_TD, row, for_q, scratch, place, residual)
         for_outputs = kept if saving != "input" else scratch
-        outputs = self._attend(x_TD, projected, row, for_outputs, scratch, cache)
+        outputs = self._attend(projected, row, for_outputs, scratch, cache)
         for_gated = kept if saving == "all" else scratch
-        gated, product = self._gate(outputs.middle, row, for_gated, scratch)
+        gated, product = self._gate(outputs.middle, row, for_gated, scratch, x_TD)
         self.down.multiply(product, adapted=row.adapted, out=out)
-        out.add_(outputs.middle)
-        return Saved(
+        saved = Saved(
             x=x_TD,
             projected=projected if for_q is kept else None,
             outputs=outputs if for_outputs is kept else None,
             gated=gated if for_gated is kept else None,
         )
+        return saved, outputs.middle
 
     def backward(
         self, dy_TDR: Tensor, saved: Saved, row: RowContext, *, scratch: Buffers, out: Tensor
@@ -148,28 +178,42 @@ class Layer:
         ``dy_TDR`` and ``out`` are padded for the adapters of ``o`` and ``down``; ``out`` may be
         the same tensor. Saved tensors are written over.
         """
-        projected = saved.projected or self._project(saved.x, row, scratch, scratch)
-        outputs = saved.outputs
+        projected, outputs, residual = saved.projected, saved.outputs, None
         if outputs is None:
-            outputs = self._attend(saved.x, projected, row, scratch, scratch, None)
-        gated = saved.gated or self._gate(outputs.middle, row, scratch, scratch)[0]
+            projected = self._project(saved.x, row, scratch, scratch, "qkv")
+            outputs = self._attend(projected, row, scratch, scratch, None)
+            residual = saved.x
+        gated = saved.gated or self._gate(outputs.middle, row, scratch, scratch, residual)[0]
         self._mlp_backward(dy_TDR, outputs.middle, gated, row, scratch)
+        if projected is None:
+            projected = self._project(saved.x, row, scratch, scratch, "product")
         self._attention_backward(dy_TDR, saved.x, projected, outputs, row, scratch, out)
 
-    def _project(self, x_TD: Tensor, row: RowContext, kept: Buffers, scratch: Buffers) -> Projected:
+    def _project(
+        self, x_TD: Tensor, row: RowContext, kept: Buffers, scratch: Buffers, place: str,
+        residual: Tensor | None = None,
+    ) -> Projected:  # fmt: skip
+        """q, k and v, of which ``place`` is the buffer's name."""
         normed = _padded(scratch, "normed", len(x_TD), self.qkv)
-        rstd = self.ops.rms_norm(x_TD, self.attention_norm, self.eps, self.qkv.x_of(normed))
-        place = kept if self.ops.rotates_in_place else scratch
-        qkv = place.take("qkv", len(x_TD), self.qkv.outputs)
+        rstd = self.ops.rms_norm(
+            x_TD, self.attention_norm, self.eps, self.qkv.x_of(normed), add=residual, total=x_TD
+        )
+        buffers = kept if self.ops.rotates_in_place else scratch
+        qkv = buffers.take(place, len(x_TD), self.qkv.outputs)
         self.qkv.forward(normed, adapted=row.adapted, seed=_seed(row, 0), out=qkv)
         q, k, v = self.ops.rotate(qkv, row.cos_T1h, row.sin_T1h, self.heads, kept)
-        tail = _tail(kept, "qkv_tail", self.qkv, normed)
+        tail = self._tail(kept, "qkv_tail", self.qkv, normed)
         return Projected(q=q, k=k, v=v, tail=tail, rstd=rstd)
 
     def _attend(
-        self, x_TD: Tensor, projected: Projected, row: RowContext, kept: Buffers,
-        scratch: Buffers, cache: LayerCache | None,
-    ) -> Outputs:  # fmt: skip
+        self,
+        projected: Projected,
+        row: RowContext,
+        kept: Buffers,
+        scratch: Buffers,
+        cache: LayerCache | None,
+    ) -> Outputs:
+        """Attention through ``o``; ``middle`` is without the residual, which ``_gate`` adds."""
         q, k, v = projected.q, projected.k, projected.v
         if cache is None:
             attended = self.ops.attention(q, k, v, row.documents, kept)
@@ -177,29 +221,38 @@ class Layer:
             span = Span(cache.length, self.window)
             attended = Attended(kept.take("attention_out", *q.shape))
             attend(q, *cache.extend(k, v), span, attended.out)
-        o_in = _padded(scratch, "normed", len(x_TD), self.o)
-        self.heads.of_queries(self.o.x_of(o_in)).copy_(attended.out)
-        middle = kept.take("middle", *x_TD.shape)
+        tokens = q.shape[1]
+        o_in = _padded(scratch, "normed", tokens, self.o)
+        self.o.x_of(o_in).copy_(torch.flatten(attended.out.transpose(0, 1), 1))
+        middle = kept.take("middle", tokens, self.o.outputs)
         self.o.forward(o_in, adapted=row.adapted, seed=_seed(row, 1), out=middle)
-        middle.add_(x_TD)
-        return Outputs(attended=attended, o_tail=_tail(kept, "o_tail", self.o, o_in), middle=middle)
+        return Outputs(
+            attended=attended, o_tail=self._tail(kept, "o_tail", self.o, o_in), middle=middle
+        )
 
     def _gate(
-        self, middle_TD: Tensor, row: RowContext, kept: Buffers, scratch: Buffers
-    ) -> tuple[Gated, Tensor]:
-        """The outputs of gate and up, and the padded input of ``down``, in ``scratch``."""
+        self, middle_TD: Tensor, row: RowContext, kept: Buffers, scratch: Buffers,
+        residual: Tensor | None,
+    ) -> tuple[Gated, Tensor]:  # fmt: skip
+        """The outputs of gate and up, and the padded input of ``down``, in ``scratch``.
+
+        ``residual`` is added to ``middle``, in place; None: it has been.
+        """
         tokens = len(middle_TD)
         normed = _padded(scratch, "normed", tokens, self.gate_up)
-        rstd = self.ops.rms_norm(middle_TD, self.mlp_norm, self.eps, self.gate_up.x_of(normed))
+        rstd = self.ops.rms_norm(
+            middle_TD, self.mlp_norm, self.eps, self.gate_up.x_of(normed),
+            add=residual, total=middle_TD,
+        )  # fmt: skip
         gate_up = _gradient(kept, "gate_up", tokens, self.gate_up)
         both = gate_up[:, : self.gate_up.outputs]
         self.gate_up.forward(normed, adapted=row.adapted, seed=_seed(row, 2), out=both)
-        tail = _tail(kept, "gate_up_tail", self.gate_up, normed)
+        tail = self._tail(kept, "gate_up_tail", self.gate_up, normed)
         product = _padded(scratch, "product", tokens, self.down)
         self.ops.swiglu(both, self.down.x_of(product))
         if row.adapted:
             self.down.fill_tail(product, seed=_seed(row, 3))
-        down_tail = _tail(kept, "down_tail", self.down, product)
+        down_tail = self._tail(kept, "down_tail", self.down, product)
         return Gated(gate_up=gate_up, tail=tail, down_tail=down_tail, rstd=rstd), product
 
     def _mlp_backward(
@@ -207,16 +260,16 @@ class Layer:
     ) -> None:
         """From the gradient of the layer's output to that of ``middle``, in place."""
         tokens = len(middle_TD)
-        product = scratch.take("product", tokens, self.down.width)
-        self.down.backward(dy_TDR, gated.down_tail, seed=_seed(row, 3), out=product)
+        out = _padded(scratch, "product", tokens, self.down)
+        product, g = self.down.backward(dy_TDR, gated.down_tail, seed=_seed(row, 3), out=out)
         both = gated.gate_up[:, : self.gate_up.outputs]
         self.ops.swiglu_backward(product, both)
-        self.down.backward_a(dy_TDR, product, seed=_seed(row, 3))
-        dnormed = scratch.take("dnormed", tokens, self.gate_up.width)
-        self.gate_up.backward(gated.gate_up, gated.tail, seed=_seed(row, 2), out=dnormed)
+        self.down.backward_a(g, product, seed=_seed(row, 3))
+        out = _padded(scratch, "dnormed", tokens, self.gate_up)
+        dnormed, g = self.gate_up.backward(gated.gate_up, gated.tail, seed=_seed(row, 2), out=out)
         normed = scratch.take("normed", tokens, self.gate_up.width)
         self.ops.rms_norm(middle_TD, self.mlp_norm, self.eps, normed)
-        self.gate_up.backward_a(gated.gate_up, normed, seed=_seed(row, 2))
+        self.gate_up.backward_a(g, normed, seed=_seed(row, 2))
         dy_TD = self.down_gradient(dy_TDR)
         self.ops.rms_norm_backward(dnormed, middle_TD, self.mlp_norm, gated.rstd, dy_TD, dy_TD)
 
@@ -225,27 +278,33 @@ class Layer:
         row: RowContext, scratch: Buffers, out: Tensor,
     ) -> None:  # fmt: skip
         tokens = len(x_TD)
-        dattended = scratch.take("dnormed", tokens, self.o.width)
-        self.o.backward(dmiddle_TDR, outputs.o_tail, seed=_seed(row, 1), out=dattended)
-        o_in = scratch.take("normed", tokens, self.o.width)
-        self.heads.of_queries(o_in).copy_(outputs.attended.out)
-        self.o.backward_a(dmiddle_TDR, o_in, seed=_seed(row, 1))
+        place = _padded(scratch, "dnormed", tokens, self.o)
+        dattended, g = self.o.backward(dmiddle_TDR, outputs.o_tail, seed=_seed(row, 1), out=place)
+        attended_TO = torch.flatten(outputs.attended.out.transpose(0, 1), 1)
+        self.o.backward_a(g, attended_TO, seed=_seed(row, 1))
         gradients = self.ops.attention_backward(
             self.heads.of_queries(dattended), projected.q, projected.k, projected.v,
             outputs.attended, row.documents,
         )  # fmt: skip
-        dqkv = _gradient(scratch, "dqkv", tokens, self.qkv)
+        # In the place of gate and up, which are done with.
+        dqkv = _gradient(scratch, "gate_up", tokens, self.qkv)
         stacked = dqkv[:, : self.qkv.outputs]
         self.ops.rotate_back(*gradients, row.cos_T1h, row.sin_T1h, self.heads, stacked)
-        dnormed = scratch.take("dnormed", tokens, self.qkv.width)
-        self.qkv.backward(dqkv, projected.tail, seed=_seed(row, 0), out=dnormed)
+        place = _padded(scratch, "dnormed", tokens, self.qkv)
+        dnormed, g = self.qkv.backward(dqkv, projected.tail, seed=_seed(row, 0), out=place)
         normed = scratch.take("normed", tokens, self.qkv.width)
         self.ops.rms_norm(x_TD, self.attention_norm, self.eps, normed)
-        self.qkv.backward_a(dqkv, normed, seed=_seed(row, 0))
+        self.qkv.backward_a(g, normed, seed=_seed(row, 0))
         self.ops.rms_norm_backward(
             dnormed, x_TD, self.attention_norm, projected.rstd,
             self.down_gradient(dmiddle_TDR), self.down_gradient(out),
         )  # fmt: skip
+
+    def _tail(self, buffers: Buffers, name: str, linear: StackedLinear, padded: Tensor) -> Tensor:
+        """A copy of a padded input's tail: the buffer it lies in is used again."""
+        tail = buffers.take(name, len(padded), linear.ranks)
+        self.ops.copy_columns(linear.tail_of(padded), tail)
+        return tail
 
     def down_gradient(self, dy_TDR: Tensor) -> Tensor:
         """The gradient in a padded one of the hidden state, [T, D]."""
@@ -260,11 +319,6 @@ def _padded(buffers: Buffers, name: str, tokens: int, linear: StackedLinear) -> 
 def _gradient(buffers: Buffers, name: str, tokens: int, linear: StackedLinear) -> Tensor:
     """A linear's output with room for the gradient's tail, [T, O + R]."""
     return buffers.take_padded(name, tokens, linear.outputs + linear.ranks)
-
-
-def _tail(buffers: Buffers, name: str, linear: StackedLinear, padded: Tensor) -> Tensor:
-    """A copy of a padded input's tail: the buffer it lies in is used again."""
-    return buffers.take(name, len(padded), linear.ranks).copy_(linear.tail_of(padded))
 
 
 def _seed(row: RowContext, linear: int) -> int | None:

@@ -3,9 +3,9 @@
 Shapes: T tokens, K input width, O output width of all stacked modules, R sum of their ranks.
 
 The padded weight is ``[O + R, K + R]``: the frozen weight W, each module's B in columns of its
-own behind it, A in the rows below. An input is ``[x | t]`` with t = scale * x A^T, so that one
-matmul gives x W^T + t B^T; a gradient is ``[dy | u]`` with u = scale * dy B, so that one matmul
-gives dy W + u A. What is left of LoRA are products with R columns.
+own behind it, scale * A in the rows below. An input is ``[x | t]`` with t = scale * x A^T, so that
+one matmul gives x W^T + t B^T; a gradient is ``[dy | g]`` with g = dy B, so that one matmul gives
+dy W + scale * g A. What is left of LoRA are products with R columns.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from repotune.kernels import Ops
 from repotune.model.frozen import FrozenWeight
 from repotune.records import LoraSpec
 
@@ -45,7 +46,9 @@ class StackedLinear:
         *,
         lora: LoraSpec,
         generator: torch.Generator,
+        ops: Ops,
     ) -> None:
+        self._ops = ops
         self.scale, self.dropout = lora.scale, lora.dropout
         self.parts, self.bias, self._weight = parts, bias, weight
         self.compute_a, self._compute_b = weight.adapter()
@@ -62,6 +65,23 @@ class StackedLinear:
         self.grad_b = [torch.zeros_like(b) for b in self.lora_b]
         self.refresh()
 
+    @property
+    def lora_size(self) -> int:
+        """How many numbers A and B have together."""
+        return self.lora_a.numel() + sum(b.numel() for b in self.lora_b)
+
+    def move_masters(self, values: Tensor, gradients: Tensor) -> None:
+        """Let the masters and their gradients lie in these flat tensors of ``lora_size``."""
+        parts = [self.lora_a, *self.lora_b]
+        sizes = [part.numel() for part in parts]
+        flat = zip(torch.split(values, sizes), torch.split(gradients, sizes), strict=True)
+        moved = []
+        for part, (value, gradient) in zip(parts, flat, strict=True):
+            value.copy_(part.flatten())
+            moved.append((value.view(part.shape), gradient.view(part.shape)))
+        (self.lora_a, self.grad_a), *rest = moved
+        self.lora_b, self.grad_b = [b for b, _ in rest], [gradient for _, gradient in rest]
+
     def masters(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(name, master weight, gradient) of every A and B, as views of this stack's tensors."""
         adapted = [part for part in self.parts if part.rank is not None]
@@ -71,7 +91,7 @@ class StackedLinear:
 
     def refresh(self) -> None:
         """Bring the compute copies of A and B up to date with the master weights."""
-        self.compute_a.copy_(self.lora_a)
+        self.compute_a.copy_(self.lora_a * self.scale)
         for (out, rank), b in zip(self._adapted(), self.lora_b, strict=True):
             self._compute_b[out, rank] = b
 
@@ -85,12 +105,10 @@ class StackedLinear:
         """Write t = scale * dropout(x) A^T behind the x in the buffer; the backward needs it."""
         x_TK, tail_TR = self.x_of(input_TKR), self.tail_of(input_TKR)
         if seed is None or not self.dropout:
-            a_KR = self.compute_a.t()
-            torch.addmm(tail_TR, x_TK, a_KR, beta=0, alpha=self.scale, out=tail_TR)
+            torch.mm(x_TK, self.compute_a.t(), out=tail_TR)
             return
         for rank, mask in self._masks(x_TK, seed):
-            low_Tr = (x_TK * mask) @ self.compute_a[rank].t()
-            torch.mul(low_Tr, self.scale, out=tail_TR[:, rank])
+            tail_TR[:, rank] = (x_TK * mask) @ self.compute_a[rank].t()
 
     def multiply(self, input_TKR: Tensor, *, adapted: bool, out: Tensor) -> Tensor:
         """The matmul alone: with the buffer's tail, or without it (the base model)."""
@@ -99,33 +117,46 @@ class StackedLinear:
         out_TO = torch.mm(input_TKR[:, columns], weight[:, columns].t(), out=out)
         return out_TO if self.bias is None else out_TO.add_(self.bias)
 
-    def backward(self, dy_TOR: Tensor, tail_TR: Tensor, *, seed: int | None, out: Tensor) -> Tensor:
-        """Gradient with respect to x, [T, K], into ``out``; adds to ``grad_b``.
+    def backward(
+        self, dy_TOR: Tensor, tail_TR: Tensor, *, seed: int | None, out: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient with respect to x, [T, K], and g = dy B, [T, R]; adds to ``grad_b``.
 
-        ``dy_TOR`` has R columns behind the gradient: u goes there, for ``backward_a``.
+        ``dy_TOR`` has R columns behind the gradient, and ``out`` [T, K + R] behind x's: g lies
+        behind one of the two.
         """
         weight = self._weight.padded()
-        dy_TO, u_TR = dy_TOR[:, : self.outputs], self._u(dy_TOR)
-        b_OR = weight[: self.outputs, self.width :]
-        torch.addmm(u_TR, dy_TO, b_OR, beta=0, alpha=self.scale, out=u_TR)
+        dy_TO = dy_TOR[:, : self.outputs]
         for (columns, rank), grad_b in zip(self._adapted(), self.grad_b, strict=True):
-            grad_b.add_(dy_TO[:, columns].t() @ tail_TR[:, rank])
-        if seed is None or not self.dropout:
-            rows = self.outputs + self.ranks
-            return torch.mm(dy_TOR[:, :rows], weight[:, : self.width], out=out)
-        torch.mm(dy_TO, weight[: self.outputs, : self.width], out=out)
-        for rank, mask in self._masks(out, seed):
-            out.addcmul_(u_TR[:, rank] @ self.compute_a[rank], mask)
-        return out
+            self._ops.add_product(grad_b, dy_TO[:, columns].t(), tail_TR[:, rank], 1.0)
+        if seed is not None and self.dropout:
+            return self._backward_through_dropout(dy_TO, weight, seed, out)
+        dx_TK, rows = self.x_of(out), self.outputs + self.ranks
+        if self.outputs <= 2 * self.width:
+            g_TR = dy_TOR[:, self.outputs : rows]
+            torch.mm(dy_TO, weight[: self.outputs, self.width :], out=g_TR)
+            return torch.mm(dy_TOR[:, :rows], weight[:, : self.width], out=dx_TK), g_TR
+        # A wide dy is not worth reading once more for g: the matmul gives it with dx.
+        torch.mm(dy_TO, weight[: self.outputs], out=out)
+        g_TR = self.tail_of(out)
+        return dx_TK.addmm_(g_TR, self.compute_a), g_TR
 
-    def backward_a(self, dy_TOR: Tensor, x_TK: Tensor, *, seed: int | None) -> None:
-        """Add to ``grad_a``; after ``backward``, and with the x of the forward."""
-        u_TR = self._u(dy_TOR)
+    def backward_a(self, g_TR: Tensor, x_TK: Tensor, *, seed: int | None) -> None:
+        """Add to ``grad_a``, with the g of ``backward`` and the x of the forward."""
         if seed is None or not self.dropout:
-            self.grad_a += u_TR.t() @ x_TK
+            self._ops.add_product(self.grad_a, g_TR.t(), x_TK, self.scale)
             return
         for rank, mask in self._masks(x_TK, seed):
-            self.grad_a[rank] += u_TR[:, rank].t() @ (x_TK * mask)
+            self._ops.add_product(self.grad_a[rank], g_TR[:, rank].t(), x_TK * mask, self.scale)
+
+    def _backward_through_dropout(
+        self, dy_TO: Tensor, weight: Tensor, seed: int, out: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        torch.mm(dy_TO, weight[: self.outputs], out=out)
+        dx_TK, g_TR = self.x_of(out), self.tail_of(out)
+        for rank, mask in self._masks(dx_TK, seed):
+            dx_TK.addcmul_(g_TR[:, rank] @ self.compute_a[rank], mask)
+        return dx_TK, g_TR
 
     def x_of(self, input_TKR: Tensor) -> Tensor:
         """The x in a padded input, [T, K]."""
@@ -134,9 +165,6 @@ class StackedLinear:
     def tail_of(self, input_TKR: Tensor) -> Tensor:
         """The tail of a padded input, [T, R]."""
         return input_TKR[:, self.width : self.width + self.ranks]
-
-    def _u(self, dy_TOR: Tensor) -> Tensor:
-        return dy_TOR[:, self.outputs : self.outputs + self.ranks]
 
     def _adapted(self) -> Iterator[tuple[slice, slice]]:
         for part in self.parts:

@@ -1,9 +1,43 @@
-"""Will it fit: bytes from a model's shape, and what to do with each layer's activations.
+"""Will it fit, how long, what it costs; which layers keep their activations.
 
-No torch here: a plan needs ``records.Shape``, never the model.
+``memory`` and ``speed`` are the two models, term by term; ``rates`` and ``target`` say what a
+device can do, ``policy`` and ``fit`` what suits it, ``plan`` puts it together with ``cost``.
+``plain_stack`` is the memory of what people run today. No torch here: a plan needs
+``records.Shape``, never the model.
 """
 
-from repotune.planning.memory import resident_bytes, saved_layer_bytes, working_bytes
+from repotune.planning.fit import fastest, fit
+from repotune.planning.memory import (
+    Setup,
+    memory_parts,
+    parameters,
+    resident_bytes,
+    saved_layer_bytes,
+    working_bytes,
+)
+from repotune.planning.plain_stack import PlainRun, plain_stack_peak
+from repotune.planning.plan import BYTES_PER_TOKEN, Workload, chosen_config, plan, with_preset
 from repotune.planning.policy import choose_policy
+from repotune.planning.target import Target, gpu_target, machine_target
 
-__all__ = ["choose_policy", "resident_bytes", "saved_layer_bytes", "working_bytes"]
+__all__ = [
+    "BYTES_PER_TOKEN",
+    "PlainRun",
+    "Setup",
+    "Target",
+    "Workload",
+    "choose_policy",
+    "chosen_config",
+    "fastest",
+    "fit",
+    "gpu_target",
+    "machine_target",
+    "memory_parts",
+    "parameters",
+    "plain_stack_peak",
+    "plan",
+    "resident_bytes",
+    "saved_layer_bytes",
+    "with_preset",
+    "working_bytes",
+]

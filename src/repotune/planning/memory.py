@@ -1,58 +1,245 @@
 """Bytes of a training step, each term from the model's shape.
 
 D hidden size, Q width of all query heads, K width of all key/value heads, I intermediate size,
-V vocabulary, r LoRA rank.
+V vocabulary, L layers, r LoRA rank, T tokens in flight, w bytes of a number in the compute
+precision. ``MEASURED`` names the runs that the terms were checked against.
 """
 
 from __future__ import annotations
 
-from repotune.records import LoraSpec, Saving, Shape
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
 
-MASTER_BYTES = 16
+from repotune.records import LoraSpec, MemoryPart, Policy, Saving, Shape
+
+Device: TypeAlias = Literal["cuda", "cpu"]
+
+MEASURED: Final = "one H100 80GB, torch 2.11, CodeLlama-7B shape, NF4, LoRA r16, 2026-11-25"
+NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Per parameter: 4 bits, a byte of scale for 64, an fp32 scale of scales for 256 of these (QLoRA,
+arXiv 2305.14314)."""
+MASTER_BYTES: Final = 16
 """Per LoRA parameter: fp32 weight, gradient and the two moments of Adam."""
+PAD: Final = 64
+"""Of ``model.frozen`` and ``kernels.buffers``: rows and columns are padded to multiples of it."""
+LOGIT_ROWS: Final = 1024
+"""Rows of a chunk of logits on CUDA."""
+WORKSPACE: Final = 32 * 2**20
+"""cuBLAS's, as PyTorch sets it for Hopper; 8 MiB on older GPUs."""
+STAGED_LAYERS: Final = 5
+"""Of ``model.offload``: three sets of buffers that layers write in turn, and in the backward the
+layer that computes and the one below it."""
+UNMERGED: Final = 1.0
+"""Share of what attention's backward allocates that the allocator holds once more, in blocks that
+do not fit the next size."""
+SEGMENTS: Final = 128 * 2**20
+"""What the allocator rounds up: 0.50 GiB reserved beyond allocated at 4 × 2048 (MEASURED)."""
+CONTEXT_BASE: Final = 250 * 2**20
+CONTEXT_PER_SM: Final = 4 * 2**20
+"""A CUDA context with PyTorch's kernels: 0.75 to 0.85 GiB on an H100 of 132 multiprocessors, whose
+stacks are most of it."""
 
-FIXED_BYTES = 170 * 2**20
+CPU_FIXED: Final = 170 * 2**20
 """The chunk of logits and its gradient, what torch sets up at its first matmuls."""
-QUERY_BLOCK = 128
+QUERY_BLOCK: Final = 128
 """Of ``kernels.attention``, which this room does not import."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """All that a step's memory and time depend on beside the policy."""
+
+    shape: Shape
+    lora: LoraSpec
+    tokens: int
+    """In flight: of the whole micro-batch on CUDA, of one row on a CPU."""
+    itemsize: int
+    """Bytes of a number in the compute precision: 2 or 4."""
+    device: Device = "cpu"
+    use_4bit: bool = False
+
+
+def widths(shape: Shape) -> tuple[int, int, int, int]:
+    """D, Q, K and I."""
+    return (
+        shape.hidden_size,
+        shape.num_attention_heads * shape.head_dim,
+        shape.num_key_value_heads * shape.head_dim,
+        shape.intermediate_size,
+    )
+
+
+def stacks(shape: Shape, lora: LoraSpec) -> tuple[tuple[int, int, int], ...]:
+    """(inputs, outputs, sum of ranks) of a layer's four matmuls: qkv, o, gate and up, down."""
+    d, q, k, i = widths(shape)
+    names = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+    ranks = [lora.r * sum(name in lora.target_modules for name in stack) for stack in names]
+    sizes = ((d, q + 2 * k), (q, d), (d, 2 * i), (i, d))
+    return tuple((*size, rank) for size, rank in zip(sizes, ranks, strict=True))
+
+
+def linear_parameters(shape: Shape) -> int:
+    """Of the seven linears of all layers: L · (D(Q + 2K) + QD + 3DI)."""
+    d, q, k, i = widths(shape)
+    return shape.num_hidden_layers * (d * (q + 2 * k) + q * d + 3 * d * i)
+
+
+def embedding_parameters(shape: Shape) -> int:
+    """Of embedding and head: V · D each, once if they are tied."""
+    return shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
+
+
+def parameters(shape: Shape) -> int:
+    """Of the linears, embedding and head; norms and biases are not counted."""
+    return linear_parameters(shape) + embedding_parameters(shape)
+
+
+def lora_parameters(shape: Shape, lora: LoraSpec) -> int:
+    """r · (inputs + outputs) of each adapted linear."""
+    d, q, k, i = widths(shape)
+    width = {
+        "q_proj": d + q, "k_proj": d + k, "v_proj": d + k, "o_proj": q + d,
+        "gate_proj": d + i, "up_proj": d + i, "down_proj": i + d,
+    }  # fmt: skip
+    return shape.num_hidden_layers * lora.r * sum(width[m] for m in lora.target_modules)
+
+
 def saved_layer_bytes(
-    shape: Shape, lora: LoraSpec, saving: Saving, *, tokens: int, itemsize: int
-) -> int:
+    shape: Shape, lora: LoraSpec, saving: Saving, *, tokens: int, itemsize: int,
+    device: Device = "cpu",
+) -> int:  # fmt: skip
     """What a layer holds between forward and backward (the fields of ``model.layer.Saved``).
 
-    Tensors of the compute precision per token, with the adapters' tails (r numbers a module), and
-    the fp32 statistics of the norms.
+    Numbers of the compute precision per token, with the adapters' tails (R numbers a stack), and
+    fp32 statistics of the norms. On CUDA gate and up lie in padded rows and attention keeps a
+    log-sum-exp for each head.
     """
-    d, q, k, i = _widths(shape)
-    input_, outputs = d, q + d + lora.r
-    projected, gated = q + 2 * k + 3 * lora.r, 2 * i + 2 * lora.r + 3 * lora.r
+    d, q, k, i = widths(shape)
+    r_qkv, r_o, r_gate_up, r_down = (ranks for *_, ranks in stacks(shape, lora))
+    input_, outputs = d, q + d + r_o
+    gated = 2 * i + r_gate_up
+    gated = (_padded(gated) if device == "cuda" else gated) + r_gate_up + r_down
+    projected = q + 2 * k + r_qkv
     numbers = {
         "input": input_,
         "outputs": input_ + outputs,
         "attention": input_ + outputs + projected,
         "all": input_ + outputs + projected + gated,
     }
-    statistics = {"input": 0, "outputs": 0, "attention": 4, "all": 8}
-    return tokens * (itemsize * numbers[saving] + statistics[saving])
+    statistics = {"input": 0, "outputs": 0, "attention": 4, "all": 8}[saving]
+    if device == "cuda" and saving != "input":
+        statistics += 4 * shape.num_attention_heads
+    return tokens * (itemsize * numbers[saving] + statistics)
 
 
 def resident_bytes(shape: Shape, lora: LoraSpec, *, itemsize: int) -> int:
-    """Weights in the compute precision, with LoRA's masters and optimizer state beside them."""
-    d, q, k, i = _widths(shape)
-    linears = shape.num_hidden_layers * (d * (q + 2 * k) + q * d + 3 * d * i)
-    embeddings = shape.vocab_size * d * (1 if shape.tie_word_embeddings else 2)
-    width = {
-        "q_proj": d + q, "k_proj": d + k, "v_proj": d + k, "o_proj": q + d,
-        "gate_proj": d + i, "up_proj": d + i, "down_proj": i + d,
-    }  # fmt: skip
-    adapters = shape.num_hidden_layers * lora.r * sum(width[m] for m in lora.target_modules)
-    return (linears + embeddings) * itemsize + adapters * (MASTER_BYTES + 2 * itemsize)
+    """Dense weights on a CPU, with LoRA's masters and optimizer state beside them."""
+    setup = Setup(shape=shape, lora=lora, tokens=0, itemsize=itemsize)
+    return weight_bytes(setup) + embedding_bytes(setup) + adapter_bytes(setup)
+
+
+def weight_bytes(setup: Setup) -> int:
+    """The frozen linears: 0.5159 byte a parameter in NF4, else w, padded on CUDA.
+
+    A dense stack is one matrix [outputs + R, inputs + R], whose margins hold the adapter.
+    """
+    if setup.use_4bit:
+        return round(NF4_BYTES * linear_parameters(setup.shape))
+    if setup.device == "cpu":
+        return linear_parameters(setup.shape) * setup.itemsize
+    layer = sum(_padded(o + r) * _padded(i + r) for i, o, r in stacks(setup.shape, setup.lora))
+    return setup.shape.num_hidden_layers * layer * setup.itemsize
+
+
+def embedding_bytes(setup: Setup) -> int:
+    """Embedding and head in the compute precision."""
+    return embedding_parameters(setup.shape) * setup.itemsize
+
+
+def adapter_bytes(setup: Setup) -> int:
+    """LoRA: 16 bytes a parameter, and the compute copies of A [R, inputs] and B [outputs, R].
+
+    B of a stack of several linears is block-diagonal and stored dense. On CUDA the copies of a
+    dense weight lie in its margins; on a CPU they are counted as w a parameter.
+    """
+    parameters = lora_parameters(setup.shape, setup.lora)
+    if setup.device == "cpu":
+        return parameters * (MASTER_BYTES + 2 * setup.itemsize)
+    copies = sum(r * (i + o) for i, o, r in stacks(setup.shape, setup.lora))
+    layers = setup.shape.num_hidden_layers
+    return parameters * MASTER_BYTES + (layers * copies * setup.itemsize if setup.use_4bit else 0)
+
+
+def dequantised_bytes(setup: Setup) -> int:
+    """One buffer of the largest stack's size, which all layers share; 0 for dense weights."""
+    if not setup.use_4bit:
+        return 0
+    each = (_padded(o + r) * _padded(i + r) for i, o, r in stacks(setup.shape, setup.lora))
+    return max(each) * setup.itemsize
+
+
+def logits_bytes(setup: Setup) -> int:
+    """A chunk of 1,024 rows of logits, which become their own gradient."""
+    return min(LOGIT_ROWS, setup.tokens) * setup.shape.vocab_size * setup.itemsize
+
+
+def scratch_bytes(setup: Setup, savings: frozenset[Saving]) -> int:
+    """What the layers share on CUDA, by token: the backward's buffers, and what it recomputes.
+
+    normed, product, dnormed, dqkv, d and x; a level below "all" recomputes gate and up into
+    scratch, one below "attention" q, k and v, "input" attention's output and the residual too.
+    With dropout a mask and a masked copy of down's input.
+    """
+    d, q, k, i = widths(setup.shape)
+    r_qkv, r_o, r_gate_up, r_down = (ranks for *_, ranks in stacks(setup.shape, setup.lora))
+    numbers = _padded(max(d + r_qkv, q + r_o)) + _padded(i + r_down) + max(d, q)
+    numbers += _padded(q + 2 * k + r_qkv) + _padded(d + setup.lora.r) + d
+    if savings != {"all"}:
+        numbers += _padded(2 * i + r_gate_up)
+    if savings & {"outputs", "input"}:
+        numbers += q + 2 * k + r_qkv
+    if "input" in savings:
+        numbers += q + d + r_o
+    if setup.lora.dropout:
+        numbers += 2 * i
+    rope = setup.shape.head_dim
+    return setup.tokens * setup.itemsize * (numbers + rope)
+
+
+def attention_bytes(setup: Setup) -> int:
+    """What attention's backward allocates: dq, dk, dv, a dense copy of its gradient, dq in fp32."""
+    _, q, k, _ = widths(setup.shape)
+    return setup.tokens * (setup.itemsize * (q + 2 * k + q) + 4 * q)
+
+
+def staging_bytes(setup: Setup, policy: Policy) -> int:
+    """Buffers of a layer's saved tensors, through which offloaded ones come and go."""
+    sizes = [_saved(setup, one.saving) for one in policy.layers if one.offloaded]
+    return STAGED_LAYERS * max(sizes, default=0)
+
+
+def offloaded_bytes(setup: Setup, policy: Policy) -> int:
+    """Saved tensors that wait in pinned host memory."""
+    return sum(_saved(setup, one.saving) for one in policy.layers if one.offloaded)
+
+
+def saved_bytes(setup: Setup, policy: Policy) -> int:
+    """Saved tensors that stay on the device."""
+    return sum(_saved(setup, one.saving) for one in policy.layers if not one.offloaded)
+
+
+def slack_bytes(setup: Setup) -> int:
+    """Reserved by the caching allocator beyond what is allocated at the peak."""
+    return SEGMENTS + round(UNMERGED * attention_bytes(setup))
+
+
+def context_bytes(sm_count: int) -> int:
+    """The CUDA context of a GPU with ``sm_count`` multiprocessors, where it was not measured."""
+    return CONTEXT_BASE + CONTEXT_PER_SM * sm_count
 
 
 def working_bytes(shape: Shape, *, tokens: int, itemsize: int) -> int:
-    """What is neither weight nor saved activation: temporaries of one layer, chunks of logits.
+    """On a CPU: temporaries of one layer, chunks of logits.
 
     Fitted to peaks of the starter on a CPU, 512 to 4,096 tokens in bf16 and fp32, kept and
     recomputed (glibc): the formula is within 75 MiB of the measured 200 to 506 MiB. The
@@ -61,13 +248,56 @@ def working_bytes(shape: Shape, *, tokens: int, itemsize: int) -> int:
     """
     per_token = 12 * shape.intermediate_size + 8 * shape.hidden_size
     attention = 12 * shape.num_attention_heads * QUERY_BLOCK
-    return FIXED_BYTES + tokens * itemsize * (per_token + attention)
+    return CPU_FIXED + tokens * itemsize * (per_token + attention)
 
 
-def _widths(shape: Shape) -> tuple[int, int, int, int]:
-    return (
-        shape.hidden_size,
-        shape.num_attention_heads * shape.head_dim,
-        shape.num_key_value_heads * shape.head_dim,
-        shape.intermediate_size,
-    )
+def shared_bytes(setup: Setup, savings: frozenset[Saving]) -> int:
+    """All that does not depend on how many layers save what: resident, scratch and slack."""
+    resident = weight_bytes(setup) + embedding_bytes(setup) + adapter_bytes(setup)
+    if setup.device == "cpu":
+        working = working_bytes(setup.shape, tokens=setup.tokens, itemsize=setup.itemsize)
+        return resident + working
+    fixed = dequantised_bytes(setup) + logits_bytes(setup) + WORKSPACE
+    moving = scratch_bytes(setup, savings) + attention_bytes(setup)
+    return resident + fixed + moving + slack_bytes(setup)
+
+
+def memory_parts(setup: Setup, policy: Policy) -> tuple[MemoryPart, ...]:
+    """The expected peak by component, the context left out; their sum is what is reserved."""
+    linears = "0.5159 byte/parameter" if setup.use_4bit else f"{setup.itemsize} bytes/parameter"
+    parts = [
+        _part("weights", weight_bytes(setup), f"L(D(Q+2K)+QD+3DI), {linears}", "QLoRA, padding"),
+        _part("embedding and head", embedding_bytes(setup), "V·D each", "config.json"),
+        _part("LoRA and Adam", adapter_bytes(setup), "16 bytes/parameter and copies", "optimizer"),
+        _part("saved activations", saved_bytes(setup, policy), "T·w·numbers by policy", "layer"),
+    ]
+    if setup.device == "cpu":
+        working = working_bytes(setup.shape, tokens=setup.tokens, itemsize=setup.itemsize)
+        parts.append(_part("working set", working, "T·w·(12I+8D+1536·heads)", "fitted, starter"))
+        return tuple(parts)
+    savings = frozenset(one.saving for one in policy.layers)
+    fixed = dequantised_bytes(setup) + WORKSPACE
+    parts += [
+        _part("staging", staging_bytes(setup, policy), "5 layers' saved tensors", "layer"),
+        _part("weight buffer", fixed, "largest stack, cuBLAS 32 MiB", "frozen"),
+        _part("logits", logits_bytes(setup), "1024·V·w", "cross_entropy"),
+        _part("backward", scratch_bytes(setup, savings), "T·w·buffers of a layer", "layer"),
+        _part("attention", attention_bytes(setup), "T·(w(2Q+2K)+4Q)", "attention backward"),
+        _part("allocator", slack_bytes(setup), "128 MiB + attention again", MEASURED),
+    ]
+    return tuple(part for part in parts if part.bytes)
+
+
+def _part(name: str, count: int, formula: str, source: str) -> MemoryPart:
+    return MemoryPart(name=name, bytes=count, formula=formula, source=source)
+
+
+def _saved(setup: Setup, saving: Saving) -> int:
+    return saved_layer_bytes(
+        setup.shape, setup.lora, saving, tokens=setup.tokens, itemsize=setup.itemsize,
+        device=setup.device,
+    )  # fmt: skip
+
+
+def _padded(count: int) -> int:
+    return -(-count // PAD) * PAD

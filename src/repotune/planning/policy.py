@@ -2,82 +2,157 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
+from typing import Final
 
 from repotune.errors import DoesNotFit
-from repotune.planning.memory import resident_bytes, saved_layer_bytes, working_bytes
+from repotune.planning.memory import STAGED_LAYERS, Device, Setup, saved_layer_bytes, shared_bytes
 from repotune.records import LayerPolicy, LoraSpec, Policy, Saving, Shape
 
-GIB = 2**30
-LEVELS: tuple[Saving, ...] = ("input", "outputs", "attention", "all")
+GIB: Final = 2**30
+LEVELS: Final[tuple[Saving, ...]] = ("input", "outputs", "attention", "all")
 """From least to most. A byte more saves about the same time at each of them: what is recomputed
 is matmuls over the same input width, whose time and output both grow with their columns."""
-WORDS: dict[Saving, str] = {
+WORDS: Final[dict[Saving, str]] = {
     "input": "only their input",
     "outputs": "their input and attention's output",
     "attention": "all but gate and up",
     "all": "everything",
 }
-USABLE = 0.85
-"""Share of the free memory that a run may plan with; the rest is for what else the system does."""
+USABLE: Final[dict[Device, float]] = {"cpu": 0.85, "cuda": 0.92}
+"""Share of the free memory that a run may plan with; the rest is for what else the system does. A
+GPU is shared with less, and the allocator's slack is a term of its own."""
+HOST_SHARE: Final = 0.5
+"""Of the free host memory, at most this much is pinned: what is pinned cannot be swapped."""
 
 
 def choose_policy(
-    shape: Shape,
-    lora: LoraSpec,
-    *,
-    tokens: int,
-    itemsize: int,
-    free_bytes: int,
-    gradient_checkpointing: bool,
-) -> Policy:
+    shape: Shape, lora: LoraSpec, *, tokens: int, itemsize: int, free_bytes: int,
+    gradient_checkpointing: bool, device: Device = "cpu", use_4bit: bool = False,
+    host_free_bytes: int = 0,
+) -> Policy:  # fmt: skip
     """Recompute as few layers as the budget asks for; none without ``gradient_checkpointing``.
 
-    ``tokens`` is the length of the row that is in flight, ``itemsize`` the bytes of a number in the
-    compute precision, ``free_bytes`` what is free before the model is loaded. Raises DoesNotFit,
-    before anything is loaded, with the numbers and the way out.
+    ``tokens`` is what is in flight (a row on a CPU, a micro-batch on CUDA), ``itemsize`` the bytes
+    of a number in the compute precision, ``free_bytes`` what is free before the model is loaded
+    and, on CUDA, after the context is made. Where ``host_free_bytes`` says that there is host
+    memory to use, saved tensors are moved there before anything but attention's output is given
+    up. Raises DoesNotFit, before anything is loaded, with the numbers and the way out.
     """
-    layers = shape.num_hidden_layers
-    fixed = resident_bytes(shape, lora, itemsize=itemsize)
-    fixed += working_bytes(shape, tokens=tokens, itemsize=itemsize)
-    bytes_of = {
-        one: saved_layer_bytes(shape, lora, one, tokens=tokens, itemsize=itemsize) for one in LEVELS
-    }
-    whole = bytes_of["all"]
-    budget = int(free_bytes * USABLE) - fixed
-
-    if not gradient_checkpointing:
-        if layers * whole > budget:
-            raise _does_not_fit(
-                fixed + layers * whole, free_bytes, "Set gradient_checkpointing=True"
-            )
-        return _policy("all", layers, "all", "gradient_checkpointing is off: nothing is recomputed")
-    if layers * whole <= budget:
-        return _policy("all", layers, "all", "there is room to recompute nothing")
-    # One layer at a time is whole again while its backward runs.
-    budget -= whole
-    if layers * bytes_of["input"] > budget:
-        need = fixed + whole + layers * bytes_of["input"]
-        raise _does_not_fit(need, free_bytes, f"Lower max_seq_length below {tokens}")
-    low, high = next(
-        (low, high) for low, high in pairwise(LEVELS) if layers * bytes_of[high] > budget
+    setup = Setup(
+        shape=shape, lora=lora, tokens=tokens, itemsize=itemsize, device=device, use_4bit=use_4bit
     )
-    spare = budget - layers * bytes_of[low]
-    return _policy(low, spare // (bytes_of[high] - bytes_of[low]), high, "", layers=layers)
+    return choose_for(
+        setup,
+        free_bytes=free_bytes,
+        gradient_checkpointing=gradient_checkpointing,
+        host_free_bytes=host_free_bytes,
+    )
 
 
-def _policy(
-    low: Saving, upper: int, high: Saving, reason: str, *, layers: int | None = None
+def choose_for(
+    setup: Setup, *, free_bytes: int, gradient_checkpointing: bool, host_free_bytes: int = 0
 ) -> Policy:
-    """The last ``upper`` layers save ``high``, since the backward needs them first."""
-    layers = upper if layers is None else layers
-    each = [low] * (layers - upper) + [high] * upper
-    reason = reason or f"{upper} of {layers} layers save {WORDS[high]}, the others {WORDS[low]}"
-    return Policy(layers=tuple(LayerPolicy(saving=one) for one in each), reason=f"{reason}.")
+    """``choose_policy`` of a setup."""
+    layers = setup.shape.num_hidden_layers
+    bytes_of = {one: _layer_bytes(setup, one) for one in LEVELS}
+    budget = int(free_bytes * USABLE[setup.device])
+    whole = _around(setup, {"all"}) + layers * bytes_of["all"]
+    if not gradient_checkpointing:
+        if whole > budget:
+            raise _does_not_fit(whole, free_bytes, setup, "Set gradient_checkpointing=True")
+        each = [LayerPolicy(saving="all")] * layers
+        return _policy(each, "gradient_checkpointing is off: nothing is recomputed")
+    if whole <= budget:
+        return _policy([LayerPolicy(saving="all")] * layers, "there is room to recompute nothing")
+    for high in LEVELS[:1:-1]:
+        if mixed := _mixed(setup, high, budget):
+            return mixed
+    if host_free_bytes and (offloaded := _offloaded(setup, budget, host_free_bytes)):
+        return offloaded
+    if mixed := _mixed(setup, "outputs", budget):
+        return mixed
+    need = needed_bytes(setup, host_free_bytes=host_free_bytes)
+    raise _does_not_fit(need, free_bytes, setup, _way_out(setup))
 
 
-def _does_not_fit(need: int, free: int, way_out: str) -> DoesNotFit:
-    usable = free * USABLE
+def needed_bytes(setup: Setup, *, host_free_bytes: int = 0) -> int:
+    """The least that a step needs: every layer saves only its input, on the host if there is room
+    for all of them."""
+    layers, each = setup.shape.num_hidden_layers, _layer_bytes(setup, "input")
+    held = layers
+    if layers * each <= host_free_bytes * HOST_SHARE:
+        held = min(layers, STAGED_LAYERS)
+    return _around(setup, {"input"}) + held * each
+
+
+def _mixed(setup: Setup, high: Saving, budget: int) -> Policy | None:
+    """As many layers at ``high`` as fit, the others a level lower; None if not even that fits."""
+    low = LEVELS[LEVELS.index(high) - 1]
+    layers = setup.shape.num_hidden_layers
+    least, more = _layer_bytes(setup, low), _layer_bytes(setup, high)
+    if _around(setup, {high}) + layers * more <= budget:
+        upper = layers
+    else:
+        upper = (budget - _around(setup, {low, high}) - layers * least) // (more - least)
+        upper = min(upper, layers - 1)
+    if upper < 1:
+        if _around(setup, {low}) + layers * least > budget:
+            return None
+        upper = 0
+    # The last layers, since the backward needs them first.
+    each = [LayerPolicy(saving=low)] * (layers - upper) + [LayerPolicy(saving=high)] * upper
+    if upper in (0, layers):
+        return _policy(each, f"all layers save {WORDS[high if upper else low]}")
+    return _policy(each, f"{upper} of {layers} layers save {WORDS[high]}, the others {WORDS[low]}")
+
+
+def _offloaded(setup: Setup, budget: int, host_free_bytes: int) -> Policy | None:
+    """As few layers in host memory as the budget asks for; the first, which are needed last."""
+    layers = setup.shape.num_hidden_layers
+    for saving in LEVELS[1::-1]:
+        each = _layer_bytes(setup, saving)
+        room = (budget - _around(setup, {saving})) // each - STAGED_LAYERS
+        away = layers - max(0, room)
+        if room < 0 or away <= 0 or away * each > host_free_bytes * HOST_SHARE:
+            continue
+        policies = [LayerPolicy(saving=saving, offloaded=index < away) for index in range(layers)]
+        return _policy(
+            policies,
+            f"all layers save {WORDS[saving]}, {away} of {layers} in host memory "
+            f"({away * each / GIB:.1f} GiB)",
+        )
+    return None
+
+
+def _around(setup: Setup, savings: set[Saving]) -> int:
+    """What is there beside the saved tensors. On a CPU one layer at a time is whole again while
+    its backward runs; on CUDA that is in the scratch."""
+    shared = shared_bytes(setup, frozenset(savings))
+    if setup.device == "cpu" and savings != {"all"}:
+        shared += _layer_bytes(setup, "all")
+    return shared
+
+
+def _layer_bytes(setup: Setup, saving: Saving) -> int:
+    return saved_layer_bytes(
+        setup.shape, setup.lora, saving, tokens=setup.tokens, itemsize=setup.itemsize,
+        device=setup.device,
+    )  # fmt: skip
+
+
+def _policy(each: Sequence[LayerPolicy], reason: str) -> Policy:
+    return Policy(layers=tuple(each), reason=f"{reason}.")
+
+
+def _way_out(setup: Setup) -> str:
+    if setup.device == "cpu":
+        return f"Lower max_seq_length below {setup.tokens}"
+    return f"Lower batch_size or max_seq_length, whose product is {setup.tokens:,}"
+
+
+def _does_not_fit(need: int, free: int, setup: Setup, way_out: str) -> DoesNotFit:
+    usable = free * USABLE[setup.device]
     return DoesNotFit(
         f"The run needs {need / GIB:.1f} GiB and {usable / GIB:.1f} GiB of the "
         f"{free / GIB:.1f} GiB free can be used: {(need - usable) / GIB:.1f} GiB short. {way_out}, "

@@ -47,6 +47,7 @@ def train(
     *,
     batch_size: int,
     gradient_accumulation_steps: int,
+    rows_per_pass: int,
     steps: int,
     learning_rate: float,
     lr_scheduler_type: LrSchedulerType,
@@ -66,9 +67,10 @@ def train(
     """Train ``decoder`` in place to ``steps`` optimizer steps, from ``resume_from`` or from 0.
 
     A checkpoint, marked with ``fingerprint``, goes into ``checkpoints`` every ``save_steps`` and at
-    the end. ``dropout``: whether the rows get seeds for it. After a step at which ``should_stop``
-    says yes, the step is saved and the result is ``interrupted``. On a CPU a resumed run is, bit
-    for bit, the uninterrupted one.
+    the end. ``rows_per_pass`` rows go through the model at once: the result is the same, and the
+    memory is not. ``dropout``: whether the rows get seeds for it. After a step at which
+    ``should_stop`` says yes, the step is saved and the result is ``interrupted``. On a CPU a
+    resumed run is, bit for bit, the uninterrupted one.
 
     Raises TrainingError if a loss is not a finite number or there is nothing to learn from,
     DiskFull or RunError if a checkpoint cannot be written.
@@ -76,7 +78,7 @@ def train(
     started = time.perf_counter()
     global_batch = batch_size * gradient_accumulation_steps
     _check_rows(len(rows), global_batch, emit)
-    optimizer = AdamW(decoder.lora_state(), weight_decay=weight_decay)
+    optimizer = AdamW(decoder.lora_flat(), decoder.lora_state(), weight_decay=weight_decay)
     reached = _start(decoder, optimizer, resume_from, seed=seed, fingerprint=fingerprint)
     saver = _Saver(checkpoints, reached, saves=math.ceil((steps - reached.step) / save_steps))
     order = SampleOrder(rows, seed=seed, dropout=dropout)
@@ -99,7 +101,8 @@ def train(
             learning_rate=rate,
             max_grad_norm=max_grad_norm,
             policy=policy,
-            between_rows=partial(stop.ask, step),
+            rows_per_pass=rows_per_pass,
+            between_passes=partial(stop.ask, step),
         )
         reached = _advance(reached, figures.loss, global_batch)
         emit(pace.step_done(step, rate, figures))

@@ -20,7 +20,11 @@ class Trainable(Protocol):
     """What training needs of a model; ``model.Decoder`` is one."""
 
     def lora_state(self) -> dict[str, Tensor]:
-        """The fp32 weights to train, by name."""
+        """The fp32 weights to train, by name, with their gradients in ``.grad``."""
+        ...
+
+    def lora_flat(self) -> Tensor:
+        """All of them as one tensor [N], of which they are views; ``.grad`` is all gradients."""
         ...
 
     def refresh(self) -> None:
@@ -52,26 +56,32 @@ def train_step(
     learning_rate: float,
     max_grad_norm: float,
     policy: Policy,
-    between_rows: Callable[[], None],
+    rows_per_pass: int,
+    between_passes: Callable[[], None],
 ) -> StepFigures:
     """Add up the gradients of all samples' losses, clip, update the weights.
 
     The loss is a sum over all targets of the global batch, divided once by their number, however
-    the batch is cut into forward passes. ``step`` (1-based) is for messages. Raises TrainingError,
-    with the weights as they were, if a loss or the gradient is not a finite number.
+    the batch is cut into forward passes of ``rows_per_pass`` rows. ``step`` (1-based) is for
+    messages. Raises TrainingError, with the weights as they were, if a loss or the gradient is not
+    a finite number.
     """
     targets = sum(int(np.count_nonzero(sample.row.labels != IGNORE)) for sample in samples)
     assert targets, "rows without a label"
     optimizer.zero_grad()
     loss_sum = 0.0
-    for sample in samples:
+    for start in range(0, len(samples), rows_per_pass):
+        together = samples[start : start + rows_per_pass]
         loss = decoder.loss_and_grad(
-            sample.row, scale=1.0 / targets, policy=policy, dropout_seed=sample.dropout_seed
+            joined([sample.row for sample in together]),
+            scale=1.0 / targets,
+            policy=policy,
+            dropout_seed=together[0].dropout_seed,
         )
         if not math.isfinite(loss):
-            raise TrainingError(_not_finite("loss", loss, step, [sample], learning_rate))
+            raise TrainingError(_not_finite("loss", loss, step, together, learning_rate))
         loss_sum += loss
-        between_rows()
+        between_passes()
     grad_norm = optimizer.clip(max_grad_norm)
     if not math.isfinite(grad_norm):
         raise TrainingError(_not_finite("gradient", grad_norm, step, samples, learning_rate))
@@ -81,6 +91,18 @@ def train_step(
         loss=loss_sum / targets,
         grad_norm=grad_norm,
         tokens=sum(tokens_in(sample.row) for sample in samples),
+    )
+
+
+def joined(rows: Sequence[Row]) -> Row:
+    """The rows as one, whose documents are all of theirs: attention crosses no document."""
+    if len(rows) == 1:
+        return rows[0]
+    offsets = np.cumsum([0, *(len(row.input_ids) for row in rows[:-1])])
+    return Row(
+        input_ids=np.concatenate([row.input_ids for row in rows]),
+        labels=np.concatenate([row.labels for row in rows]),
+        starts=np.concatenate([row.starts + at for row, at in zip(rows, offsets, strict=True)]),
     )
 
 

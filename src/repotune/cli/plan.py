@@ -1,0 +1,135 @@
+"""`repotune plan PATH`: what a run would need, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import click
+
+from repotune.cli.options import json_option
+from repotune.cli.plan_text import compare_table, print_plan
+from repotune.cli.progress import show_progress
+from repotune.cli.show import print_json
+from repotune.config import FineTuningConfig
+from repotune.errors import UsageError
+from repotune.records import Plan
+
+TOKENS_PER_FILE: Final = 3_900.0
+"""Mean of 12,933 files of real code."""
+POSITIVE: Final = click.FloatRange(min=0, min_open=True)
+
+
+@click.command(
+    "plan",
+    help="Say what tuning on the code in PATH would need, how long it would take and what it would "
+    "cost, on this machine or on the GPU that --gpu names. Nothing is downloaded or loaded.\n\n"
+    "Without --config, settings are those of `repotune tune`: the GPU's preset, or the planner's "
+    "choice where the model does not fit with it.",
+    short_help="Say what a run would need, take and cost.",
+)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--gpu", metavar="NAME", help='A GPU, such as "RTX 3060".  [default: this machine]')
+@click.option(
+    "--model", metavar="ID",
+    help="Base model: a hub id of the table, a folder, or 'starter'.  [default: as `tune`]",
+)  # fmt: skip
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="TOML file with settings, as for `tune`.",
+)  # fmt: skip
+@click.option("--files", type=click.IntRange(min=1), help="Plan for so many files, without a PATH.")
+@click.option(
+    "--tokens-per-file", type=POSITIVE,
+    help=f"Tokens of a file, with --files.  [default: {TOKENS_PER_FILE:,.0f}]",
+)  # fmt: skip
+@click.option(
+    "--price-per-kwh", type=POSITIVE, help="Price of electricity.  [default: 0.17, in USD]"
+)
+@click.option("--compare", is_flag=True, help="Show a table over all known GPUs, too.")
+@click.option("--all-models", is_flag=True, help="Show a table over all known models, too.")
+@json_option
+def command(
+    path: Path | None, gpu: str | None, model: str | None, config_file: Path | None,
+    files: int | None, tokens_per_file: float | None, price_per_kwh: float | None,
+    compare: bool, all_models: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Check the arguments, plan, and show; 0 whatever the verdict."""
+    code = _code(path, files, tokens_per_file)
+    if compare and all_models:
+        raise UsageError("--compare and --all-models are two tables: ask for one at a time.")
+    across: Literal["gpus", "models"] | None = None
+    if compare or all_models:
+        across = "gpus" if compare else "models"
+    config = None if config_file is None else FineTuningConfig.from_toml(config_file)
+
+    from repotune import pipeline
+
+    with show_progress() as emit:
+        asked, *others = pipeline.plan(
+            code,
+            config,
+            model=model,
+            gpu=gpu,
+            price_per_kwh=price_per_kwh or pipeline.PRICE_PER_KWH,
+            across=across,
+            emit=emit,
+        )
+    if as_json:
+        print_json({**plan_json(asked), **({"compared": _rows(others)} if others else {})})
+    else:
+        print_plan(asked)
+        if others:
+            compare_table(others, by="device" if compare else "model")
+    return 0
+
+
+def _code(
+    path: Path | None, files: int | None, tokens_per_file: float | None
+) -> Path | tuple[int, float]:
+    if (path is None) == (files is None):
+        raise UsageError(
+            "Name the folder to plan for, or say how much code it is: "
+            "`repotune plan PATH` or `repotune plan --files N`."
+        )
+    if path is not None:
+        if tokens_per_file is not None:
+            raise UsageError("--tokens-per-file goes with --files: the tokens of PATH are counted.")
+        return path
+    assert files is not None
+    return files, tokens_per_file or TOKENS_PER_FILE
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """All of a plan; each quantity is {low, expected, high}.
+
+    ``disk_gib`` and ``cost`` are the sums, with their items beside them; ``cost`` is what the
+    device's electricity costs, and each cloud offer has a cost of its own.
+    """
+    values = asdict(plan)
+    disk = values.pop("disk_gib")
+    electricity = values.pop("electricity") or {"low": None, "expected": None, "high": None}
+    return {
+        **values,
+        "disk_gib": {**disk.pop("total"), "items": disk},
+        "cost": {
+            **electricity,
+            "electricity_kwh": values.pop("electricity_kwh"),
+            "offers": values.pop("offers"),
+        },
+    }
+
+
+def _rows(plans: Sequence[Plan]) -> list[dict[str, Any]]:
+    """Of each compared plan what a table shows."""
+    wanted = ("model", "device", "verdict", "peak_vram_gib", "hours", "electricity_kwh")
+    settings = ("batch_size", "gradient_accumulation_steps", "max_seq_length", "use_4bit")
+    return [
+        {
+            **{name: value for name, value in asdict(plan).items() if name in wanted},
+            "config": {name: plan.config[name] for name in settings},
+        }
+        for plan in plans
+    ]

@@ -1,0 +1,36 @@
+"""Which table of operations a device gets."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+
+from repotune.kernels.ops import PLAIN, Ops
+
+FUSED_SINCE = (8, 0)
+"""Compute capability (Ampere) from which PyTorch's flash attention and bf16 exist."""
+
+
+def fastest_ops(device: torch.device, *, deterministic: bool = False) -> tuple[Ops, str | None]:
+    """The fastest operations for ``device``, and why they are not the fused ones, if they are not.
+
+    ``deterministic`` leaves out what gives other bits from run to run.
+    """
+    if device.type != "cuda":
+        return PLAIN, None
+    capability = torch.cuda.get_device_capability(device)
+    if capability < FUSED_SINCE:
+        return PLAIN, (
+            f"This GPU's compute capability is {capability[0]}.{capability[1]}, and the fused "
+            f"kernels need {FUSED_SINCE[0]}.{FUSED_SINCE[1]}: using plain PyTorch, which is slower."
+        )
+    if find_spec("triton") is None:
+        return PLAIN, (
+            "Triton is not installed, so the fused kernels are not used, and it will be slower: "
+            "`pip install triton` (on Windows: triton-windows)."
+        )
+    # Imported here: Triton is where a CUDA build of PyTorch is, and nowhere else.
+    from repotune.kernels.triton.table import fused_ops
+
+    return fused_ops(deterministic=deterministic), None

@@ -1,0 +1,83 @@
+"""NF4 to 16 bits: codes, scales and the scales' scales in one launch, the adapter in another.
+
+``kernels.nf4.dequantise`` is the reference; results are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from repotune.kernels import nf4
+from repotune.kernels.nf4 import BLOCK, GROUP, Nf4, code_table, dynamic_table
+
+_BLOCKS = 64
+"""Blocks of 64 numbers that a program writes: 4,096 numbers, 2 KiB of codes."""
+_TILE = 2048
+"""Numbers of the adapter that a program copies."""
+
+
+@triton.jit
+def _dequantise(
+    packed_ptr, scales_ptr, group_scales_ptr, offset_ptr, codes_ptr, dynamic_ptr, out_ptr,
+    COUNT, BLOCKS_A_ROW, out_stride, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+):  # fmt: skip
+    block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
+    inside = block < COUNT
+    code = tl.load(scales_ptr + block, mask=inside, other=0).to(tl.int32)
+    group = tl.load(group_scales_ptr + block // GROUP, mask=inside, other=0.0)
+    scale = tl.load(dynamic_ptr + code) * group + tl.load(offset_ptr)
+    pair = tl.arange(0, BLOCK // 2)
+    packed = tl.load(
+        packed_ptr + block[:, None] * (BLOCK // 2) + pair[None, :], mask=inside[:, None], other=0
+    )
+    high = tl.load(codes_ptr + (packed >> 4).to(tl.int32)) * scale[:, None]
+    low = tl.load(codes_ptr + (packed & 15).to(tl.int32)) * scale[:, None]
+    both = tl.interleave(high, low).to(out_ptr.dtype.element_ty)
+    at = block // BLOCKS_A_ROW * out_stride + block % BLOCKS_A_ROW * BLOCK
+    number = tl.arange(0, BLOCK)
+    tl.store(out_ptr + at[:, None] + number[None, :], both, mask=inside[:, None])
+
+
+@triton.jit
+def _place(
+    a_ptr, b_ptr, padded_ptr, ROWS, WIDTH, RANKS, stride, TILE: tl.constexpr,
+):  # fmt: skip
+    number = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    of_b = ROWS * RANKS
+    is_b = number < of_b
+    b = tl.load(b_ptr + number, mask=is_b, other=0.0)
+    at_b = number // RANKS * stride + WIDTH + number % RANKS
+    tl.store(padded_ptr + at_b, b, mask=is_b)
+    in_a = number - of_b
+    is_a = (in_a >= 0) & (in_a < RANKS * WIDTH)
+    a = tl.load(a_ptr + in_a, mask=is_a, other=0.0)
+    at_a = (ROWS + in_a // WIDTH) * stride + in_a % WIDTH
+    tl.store(padded_ptr + at_a, a, mask=is_a)
+
+
+def dequantise(matrix: Nf4, out_OK: Tensor) -> None:
+    """Write the matrix into ``out``, whose columns are contiguous, in out's precision."""
+    if matrix.columns % BLOCK:  # a block would lie in two rows
+        nf4.dequantise(matrix, out_OK)
+        return
+    count = matrix.rows * matrix.columns // BLOCK
+    device = matrix.packed.device
+    _dequantise[(triton.cdiv(count, _BLOCKS),)](
+        matrix.packed, matrix.scales, matrix.group_scales, matrix.offset,
+        code_table(device), dynamic_table(device), out_OK,
+        count, matrix.columns // BLOCK, out_OK.stride(0), BLOCKS=_BLOCKS, BLOCK=BLOCK,
+        GROUP=GROUP, num_warps=4, enable_fp_fusion=False,  # rounded twice, as the reference is
+    )  # fmt: skip
+
+
+def place_adapter(a_RK: Tensor, b_OR: Tensor, padded: Tensor) -> None:
+    """See ``nf4.place_adapter``."""
+    ranks, width = a_RK.shape
+    if ranks:
+        count = ranks * (width + len(b_OR))
+        _place[(triton.cdiv(count, _TILE),)](
+            a_RK, b_OR, padded, len(b_OR), width, ranks, padded.stride(0), TILE=_TILE, num_warps=4
+        )

@@ -1,0 +1,98 @@
+"""CUDA graphs for small steps, whose kernels end before the host has launched the next one.
+
+A pass over a row of the same size is the same launches on other numbers. The second time a size is
+seen its launches are recorded, and from then on replayed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAX_TOKENS = 4096
+"""Larger passes keep the GPU busy by themselves: at 8,192 tokens a graph gains nothing."""
+MAX_GRAPHS = 4
+"""Each holds the memory that its operations allocate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What differs from row to row, on the device."""
+
+    input_ids: Tensor
+    labels: Tensor
+    positions: Tensor
+    bounds: Tensor
+    """Of documents, see ``kernels.Documents``."""
+    scale: Tensor
+    """[] fp32, the factor on the gradient."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in the order of the fields."""
+        return self.input_ids, self.labels, self.positions, self.bounds, self.scale
+
+
+@dataclass(slots=True)
+class _Recorded:
+    graph: torch.cuda.CUDAGraph
+    inputs: Inputs
+    loss: Tensor
+
+
+class Graphs:
+    """Recorded passes by what makes their launches the same."""
+
+    def __init__(self, *, on_gpu: bool) -> None:
+        self._on_gpu = on_gpu
+        self._recorded: dict[Hashable, _Recorded] = {}
+        self._seen: set[Hashable] = set()
+        self._warm: set[str] = set()
+        self._fixed: dict[str, torch.cuda.CUDAGraph] = {}
+
+    def clear(self) -> None:
+        """Forget all recorded passes: the memory that they write to may go."""
+        self._recorded.clear()
+        self._seen.clear()
+
+    def replay(self, name: str, work: Callable[[], None]) -> None:
+        """``work()``, whose launches are always the same, by a graph from the second call on."""
+        graph = self._fixed.get(name)
+        if graph is None:
+            if not self._on_gpu or name not in self._warm:
+                self._warm.add(name)
+                work()
+                return
+            graph = torch.cuda.CUDAGraph()
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
+                work()
+            self._fixed[name] = graph
+        graph.replay()
+
+    def run(self, key: Hashable, inputs: Inputs, compute: Callable[[Inputs], Tensor]) -> Tensor:
+        """``compute(inputs)``, by a recorded graph from the second call with the same key on."""
+        recorded = self._recorded.get(key)
+        if recorded is None:
+            if key not in self._seen or len(self._recorded) == MAX_GRAPHS:
+                # The first time kernels are compiled and libraries choose theirs, unrecorded.
+                self._seen.add(key)
+                return compute(inputs)
+            recorded = self._record(key, inputs, compute)
+        for static, new in zip(recorded.inputs.tensors(), inputs.tensors(), strict=True):
+            static.copy_(new)
+        recorded.graph.replay()
+        return recorded.loss
+
+    def _record(
+        self, key: Hashable, inputs: Inputs, compute: Callable[[Inputs], Tensor]
+    ) -> _Recorded:
+        static = Inputs(*(tensor.clone() for tensor in inputs.tensors()))
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            loss = compute(static)
+        self._recorded[key] = _Recorded(graph, static, loss)
+        return self._recorded[key]

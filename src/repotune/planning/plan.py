@@ -1,0 +1,344 @@
+"""``plan``: all that can be known of a run before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Final
+
+from repotune.config import FineTuningConfig
+from repotune.planning.cost import (
+    CPU_WATTS,
+    board_watts,
+    electricity_kwh,
+    offer_cost,
+    scaled,
+)
+from repotune.planning.fit import (
+    Fit,
+    fastest,
+    fit,
+    nearest,
+    passes_per_step,
+    step_of,
+)
+from repotune.planning.memory import (
+    Setup,
+    embedding_parameters,
+    linear_parameters,
+    lora_parameters,
+    offloaded_bytes,
+)
+from repotune.planning.plain_stack import PlainRun, plain_stack_peak
+from repotune.planning.policy import GIB
+from repotune.planning.speed import FORWARD_SHARE, Step
+from repotune.planning.target import Target, gpu_target
+from repotune.records import (
+    Alternative,
+    CloudOffer,
+    Gpu,
+    MemoryPart,
+    OfferCost,
+    Plan,
+    Preset,
+    Range,
+    Shape,
+)
+
+BYTES_PER_TOKEN: Final = Range(low=2.85, expected=3.2, high=3.5)
+"""Of source code, by the vocabularies of CodeLlama, Llama 3 and Qwen2.5, where no tokenizer is at
+hand: 12,933 files of real code have 3,900 tokens on average."""
+ROW_FILL: Final = 0.98
+"""Share of a row's positions that hold a token of the corpus: packing is best-fit."""
+CPU_EVAL_TOKENS: Final = 30_000
+LOAD_BYTES_PER_SECOND: Final = Range(low=0.65e9, expected=1e9, high=1.6e9)
+START_SECONDS: Final = Range(low=13, expected=20, high=32)
+"""Imports, the walk, the first allocation."""
+HOST_GIB: Final = Range(low=1.5, expected=2.5, high=4.5)
+"""Python, PyTorch with its CUDA libraries, one tensor at a time on its way to the GPU."""
+CPU_HOST_GIB: Final = Range(low=0.4, expected=0.6, high=1.2)
+CORPUS_SHARE: Final = Range(low=0.3, expected=1.0, high=3.0)
+"""Of the tree's bytes, held in memory while it is read and packed."""
+CHECKPOINTS: Final = Range(low=1, expected=2, high=3)
+"""Kept are the newest two; a third exists while it is written."""
+CHECKPOINT_BYTES: Final = 12
+"""Per LoRA parameter: fp32 weight and Adam's two moments."""
+ADAPTER_BYTES: Final = 4
+UNIT: Final = Range(low=1, expected=1, high=1)
+DOCUMENTS_SHARE: Final = Range(low=0.15, expected=0.3, high=0.5)
+"""Of the texts' bytes, compressed by zstd."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The code that is to be learned."""
+
+    files: int | None
+    tokens: Range
+    note: str
+    """Whether they were counted or estimated, one sentence."""
+
+    @property
+    def bytes(self) -> Range:
+        """Of the texts, by the usual bytes per token."""
+        return scaled(self.tokens, BYTES_PER_TOKEN.expected)
+
+
+def plan(
+    *, model: str, shape: Shape, download_bytes: int, target: Target, config: FineTuningConfig,
+    workload: Workload, price_per_kwh: float | None = None,
+    offers: Sequence[tuple[CloudOffer, Gpu]] = (), notes: Sequence[str] = (),
+) -> Plan:  # fmt: skip
+    """What a run of ``config`` needs on ``target``, and whether it has it.
+
+    ``download_bytes`` is what has to be fetched, 0 for a model that is there. A configuration that
+    does not fit is planned as the nearest that does, for its time. Raises UsageError only for a
+    device whose speed nobody knows.
+    """
+    one = fit(shape, config, target)
+    other = nearest(shape, target, config) if one.verdict == "does_not_fit" else None
+    planned, fitting = (config, one) if other is None else (other[0], other[2])
+    times = None
+    if fitting.policy is not None:
+        times = run_times(shape, planned, fitting, target, workload)
+    hours = times.hours if times else _nothing()
+    power = CPU_WATTS if target.device == "cpu" else target.gpu and board_watts(target.gpu.power_w)
+    kwh = electricity_kwh(power, hours) if power else None
+    return Plan(
+        verdict=one.verdict,
+        reason=one.reason,
+        model=model,
+        device=target.name,
+        on_gpu=target.device == "cuda",
+        files=workload.files,
+        tokens=workload.tokens,
+        config=config.model_dump(mode="json"),
+        policy=one.policy,
+        tokens_in_flight=one.setup.tokens,
+        memory=_with_context(one, target),
+        memory_gib=(target.free_bytes + target.context.expected) / GIB,
+        peak_vram_gib=one.peak if target.device == "cuda" else _nothing(),
+        reserved_gib=one.reserved,
+        host_ram_gib=host_ram(fitting, target, workload),
+        disk_gib=disk(fitting.setup, download_bytes, workload),
+        steps=times.steps if times else 0,
+        tokens_per_second=times.tokens_per_second if times else _nothing(),
+        hours_per_epoch=times.hours_per_epoch if times else _nothing(),
+        hours=hours,
+        seconds=times.seconds if times else {},
+        electricity_kwh=kwh,
+        electricity=None if kwh is None or price_per_kwh is None else scaled(kwh, price_per_kwh),
+        offers=offer_costs(offers, shape, config, workload),
+        nearest=None if other is None else _alternative(other[1], other[2], hours, target),
+        notes=(workload.note, _provenance(target), *_plain_stack(one, config, target), *notes),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTimes:
+    """How long a run takes."""
+
+    steps: int
+    tokens_per_second: Range
+    hours_per_epoch: Range
+    hours: Range
+    seconds: dict[str, float]
+
+
+def run_times(
+    shape: Shape, config: FineTuningConfig, one: Fit, target: Target, workload: Workload
+) -> RunTimes:
+    """Training, the evaluation of the held-out files, and the start.
+
+    Steps are rows of the corpus' tokens over rows a step, as many as ``max_steps`` at most.
+    """
+    passes = passes_per_step(config, target)
+    in_step = one.setup.tokens * passes
+    fast, expected, slow = step_of(one, config, target)
+    seconds = [passes * each.micro_batch + each.optimizer for each in (fast, expected, slow)]
+    trained = scaled(workload.tokens, (1 - config.heldout_share) / ROW_FILL)
+    epoch = [max(1, ceil(n / in_step)) for n in (trained.low, trained.expected, trained.high)]
+    steps = [max(1, ceil(n * config.num_train_epochs)) for n in epoch]
+    if config.max_steps is not None:
+        steps = [config.max_steps] * 3
+    scored = scaled(workload.tokens, config.heldout_share if config.evaluate else 0)
+    limit = config.eval_max_tokens or (None if target.device == "cuda" else CPU_EVAL_TOKENS)
+    loaded = (linear_parameters(shape) + embedding_parameters(shape)) * 2
+    start = (
+        START_SECONDS.low + loaded / LOAD_BYTES_PER_SECOND.high,
+        START_SECONDS.expected + loaded / LOAD_BYTES_PER_SECOND.expected,
+        START_SECONDS.high + loaded / LOAD_BYTES_PER_SECOND.low,
+    )
+    whole = []
+    tokens = (scored.low, scored.expected, scored.high)
+    for count, second, score, begin in zip(steps, seconds, tokens, start, strict=True):
+        # Base and tuned read the held-out files, forward only.
+        evaluated = 2 * FORWARD_SHARE * (score if limit is None else min(limit, score))
+        whole.append((begin + second * count + second / in_step * evaluated) / 3600)
+    return RunTimes(
+        steps=steps[1],
+        tokens_per_second=Range(
+            low=in_step / seconds[2], expected=in_step / seconds[1], high=in_step / seconds[0]
+        ),
+        hours_per_epoch=_range([n * s / 3600 for n, s in zip(epoch, seconds, strict=True)]),
+        hours=_range(whole),
+        seconds=_by_part(expected, passes),
+    )
+
+
+def offer_costs(
+    offers: Sequence[tuple[CloudOffer, Gpu]], shape: Shape, config: FineTuningConfig,
+    workload: Workload,
+) -> tuple[OfferCost, ...]:  # fmt: skip
+    """The job on each offer's GPU, by the settings that suit it; those that cannot do it too."""
+    done: dict[str, tuple[Fit, Range]] = {}
+    for _, gpu in offers:
+        if gpu.name not in done:
+            target = gpu_target(gpu)
+            chosen = fastest(shape, target, config) or config
+            one = fit(shape, chosen, target)
+            hours = _nothing()
+            if one.policy is not None:
+                hours = run_times(shape, chosen, one, target, workload).hours
+            done[gpu.name] = one, hours
+    return tuple(
+        offer_cost(offer, done[gpu.name][0].verdict, done[gpu.name][1]) for offer, gpu in offers
+    )
+
+
+def host_ram(one: Fit, target: Target, workload: Workload) -> Range:
+    """GiB of the host: the program, the corpus, and what is offloaded; on a CPU everything."""
+    corpus = scaled(CORPUS_SHARE, workload.bytes.expected / GIB)
+    base = CPU_HOST_GIB if target.device == "cpu" else HOST_GIB
+    other = one.reserved if target.device == "cpu" else scaled(UNIT, _offloaded_gib(one))
+    return Range(
+        low=base.low + corpus.low + other.low,
+        expected=base.expected + corpus.expected + other.expected,
+        high=base.high + corpus.high + other.high,
+    )
+
+
+def disk(setup: Setup, download_bytes: int, workload: Workload) -> dict[str, Range]:
+    """GiB by item. Quantised weights are made while loading and never written."""
+    lora = lora_parameters(setup.shape, setup.lora) / GIB
+    per_id = 2 if setup.shape.vocab_size <= 65_535 else 4
+    texts, ids = workload.bytes, scaled(workload.tokens, per_id / GIB)
+    corpus = Range(
+        low=texts.low * DOCUMENTS_SHARE.low / GIB + ids.low,
+        expected=texts.expected * DOCUMENTS_SHARE.expected / GIB + ids.expected,
+        high=texts.high * DOCUMENTS_SHARE.high / GIB + ids.high,
+    )
+    items = {
+        "download": scaled(UNIT, download_bytes / GIB),
+        "quantised_weights": _nothing(),
+        "checkpoints": scaled(CHECKPOINTS, lora * CHECKPOINT_BYTES),
+        "adapter": scaled(UNIT, lora * ADAPTER_BYTES),
+        "corpus": corpus,
+    }
+    items["total"] = Range(
+        low=sum(item.low for item in items.values()),
+        expected=sum(item.expected for item in items.values()),
+        high=sum(item.high for item in items.values()),
+    )
+    return items
+
+
+def chosen_config(
+    shape: Shape, target: Target, base: FineTuningConfig, preset: Preset | None
+) -> FineTuningConfig:
+    """``base`` with the settings that suit a device: its preset if the model fits with it, else the
+    planner's choice, else the preset or ``base`` as they are. Without a GPU, ``base``."""
+    if target.device == "cpu":
+        return base
+    if preset is not None:
+        config = with_preset(base, preset)
+        if fit(shape, config, target).verdict == "fits":
+            return config
+    found = fastest(shape, target, base)
+    return found or (base if preset is None else with_preset(base, preset))
+
+
+def with_preset(config: FineTuningConfig, preset: Preset) -> FineTuningConfig:
+    """``config`` with the four settings of a preset."""
+    return config.merged(
+        {
+            "batch_size": preset.batch_size,
+            "gradient_accumulation_steps": preset.gradient_accumulation_steps,
+            "max_seq_length": preset.max_seq_length,
+            "use_4bit": preset.use_4bit,
+        }
+    )
+
+
+def _alternative(changes: dict[str, object], one: Fit, hours: Range, target: Target) -> Alternative:
+    said = ", ".join(f"{name} = {str(value).lower()}" for name, value in changes.items())
+    return Alternative(
+        changes=changes,
+        peak_vram_gib=one.peak if target.device == "cuda" else _nothing(),
+        hours=hours,
+        reason=f"It fits with {said}, and takes {hours.expected:.1f} hours. {one.reason}",
+    )
+
+
+def _with_context(one: Fit, target: Target) -> tuple[MemoryPart, ...]:
+    if not one.parts or target.device == "cpu":
+        return one.parts
+    measured = "measured on this machine" if target.context.low == target.context.high else "H100"
+    context = MemoryPart(
+        name="CUDA context",
+        bytes=round(target.context.expected),
+        formula="250 MiB + 4 MiB a multiprocessor",
+        source=measured,
+    )
+    return (*one.parts, context)
+
+
+def _by_part(step: Step, passes: int) -> dict[str, float]:
+    """Seconds of an optimizer step."""
+    parts = {name: passes * seconds for name, seconds in asdict(step).items()}
+    return {**parts, "optimizer": step.optimizer}
+
+
+def _provenance(target: Target) -> str:
+    if target.rates.measured:
+        return (
+            "The rates of this machine are measured (`repotune calibrate`); memory, hours and "
+            "costs are computed from them."
+        )
+    where = "of this machine" if target.here else "of a GPU that is not here"
+    return (
+        f"Nothing {where} is measured: rates are projected from data sheets, so the time may be "
+        "1.6 times shorter or longer; `repotune calibrate` on the machine narrows it."
+    )
+
+
+def _plain_stack(one: Fit, config: FineTuningConfig, target: Target) -> tuple[str, ...]:
+    """What people run today, at the same settings, for comparison; on a GPU only."""
+    if target.device == "cpu":
+        return ()
+    run = PlainRun(
+        tokens=one.setup.tokens,
+        use_4bit=config.use_4bit,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+    gib = plain_stack_peak(one.setup.shape, one.setup.lora, run) / GIB
+    gib += target.context.expected / GIB
+    has = (target.free_bytes + target.context.expected) / GIB
+    return (
+        f"Plain transformers + peft + bitsandbytes would take {gib:.1f} GiB at these settings, "
+        f"{'which fits' if gib < has else 'which does not fit'}.",
+    )
+
+
+def _offloaded_gib(one: Fit) -> float:
+    return 0.0 if one.policy is None else offloaded_bytes(one.setup, one.policy) / GIB
+
+
+def _range(values: Sequence[float]) -> Range:
+    low, expected, high = values
+    return Range(low=low, expected=expected, high=high)
+
+
+def _nothing() -> Range:
+    return Range(low=0.0, expected=0.0, high=0.0)

@@ -1,0 +1,182 @@
+"""Seconds of a training step, each term from the model's shape and the device's rates.
+
+Letters as in ``memory``; S is the length of a row. A micro-batch is T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from repotune.planning.memory import (
+    MASTER_BYTES,
+    NF4_BYTES,
+    Setup,
+    linear_parameters,
+    lora_parameters,
+    saved_layer_bytes,
+    stacks,
+    widths,
+)
+from repotune.planning.rates import Rates
+from repotune.records import Policy, Saving
+
+BACKWARD_ATTENTION: Final = 2.5
+"""Of the forward's FLOPs: five matmuls for two (arXiv 2307.08691)."""
+OPERATIONS: Final = 90
+"""Of a layer, forward and backward, nothing recomputed: counted in ``model.layer``."""
+OVERLAP: Final = 4
+"""The host enqueues while the GPU works: together they take (gpu^4 + host^4)^(1/4). With 61, 118
+and 462 ms of work and 119 ms of host time that is 121, 141 and 463 ms: 119, 142 and 456 were
+measured for 1 × 1024, 1 × 2048 and 4 × 2048."""
+GRAPH_TOKENS: Final = 4096
+"""Of ``model.graphs``: a pass of at most so many tokens is replayed, and waits for no host."""
+CPU_TRAFFIC: Final = 3
+"""PyTorch's plain operations read and write that many times what a fused one does."""
+OPTIMIZER_TRAFFIC: Final = 2 * MASTER_BYTES + 4
+"""Bytes per LoRA parameter and step: all state read and written, the compute copies remade."""
+FORWARD_SHARE: Final = 0.48
+"""Of a step in which nothing is recomputed: 13.75 of 28.5 GFLOP a token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Seconds of one micro-batch by what takes them, and of the optimizer's step."""
+
+    matmuls: float
+    lora: float
+    attention: float
+    dequantisation: float
+    elementwise: float
+    host: float
+    """Waiting for the host to enqueue."""
+    transfer: float
+    """Waiting for offloaded tensors."""
+    optimizer: float
+
+    @property
+    def micro_batch(self) -> float:
+        """Without the optimizer."""
+        device = self.matmuls + self.lora + self.attention + self.dequantisation
+        return device + self.elementwise + self.host + self.transfer
+
+
+def step_seconds(setup: Setup, policy: Policy, rates: Rates, *, row_tokens: int) -> Step:
+    """A micro-batch of T tokens in rows of ``row_tokens``."""
+    tokens = setup.tokens
+    matmuls = tokens * matmul_flops(setup, policy) / rates.matmul_flops
+    attention = tokens * attention_flops(setup, policy, row_tokens) / rates.attention_flops
+    traffic = CPU_TRAFFIC if setup.device == "cpu" else 1
+    lora = tokens * lora_traffic(setup) / rates.bandwidth
+    elementwise = traffic * tokens * elementwise_traffic(setup, policy) / rates.bandwidth
+    dequantisation = dequantised_traffic(setup, policy) / rates.bandwidth
+    work = matmuls + attention + lora + elementwise + dequantisation
+    enqueued = operations(setup, policy) * rates.operation_seconds
+    if setup.device == "cpu":
+        waiting = enqueued
+    elif is_graphed(setup, policy):
+        waiting = 0.0
+    else:
+        waiting = (work**OVERLAP + enqueued**OVERLAP) ** (1 / OVERLAP) - work
+    state = lora_parameters(setup.shape, setup.lora) * OPTIMIZER_TRAFFIC
+    return Step(
+        matmuls=matmuls,
+        lora=lora,
+        attention=attention,
+        dequantisation=dequantisation,
+        elementwise=elementwise,
+        host=waiting,
+        transfer=_transfer(setup, policy, rates, work),
+        optimizer=state / rates.bandwidth,
+    )
+
+
+def matmul_flops(setup: Setup, policy: Policy) -> float:
+    """Per token: 4 a frozen parameter (forward and the gradient of x; of the weight there is
+    none), 6 a LoRA parameter, and 2 a parameter that is multiplied with again."""
+    frozen = linear_parameters(setup.shape) + setup.shape.vocab_size * setup.shape.hidden_size
+    again = recomputed_parameters(setup, policy)
+    return 4 * frozen + 6 * lora_parameters(setup.shape, setup.lora) + 2 * again
+
+
+def recomputed_parameters(setup: Setup, policy: Policy) -> int:
+    """Frozen parameters that the backward multiplies with for a second time."""
+    d, q, k, i = widths(setup.shape)
+    again: dict[Saving, int] = {
+        "all": 0,
+        "attention": 2 * d * i,
+        "outputs": 2 * d * i + d * (q + 2 * k),
+        "input": 2 * d * i + d * (q + 2 * k) + q * d,
+    }
+    return sum(again[layer.saving] for layer in policy.layers)
+
+
+def attention_flops(setup: Setup, policy: Policy, row_tokens: int) -> float:
+    """Per token: 4Q for each of the S/2 tokens before it that it sees on average, forward; 2.5
+    times that backward; once more for a layer that saves only its input."""
+    seen = min(row_tokens / 2, setup.shape.sliding_window or row_tokens)
+    forward = 4 * widths(setup.shape)[1] * seen
+    again = sum(layer.saving == "input" for layer in policy.layers)
+    return forward * (setup.shape.num_hidden_layers * (1 + BACKWARD_ATTENTION) + again)
+
+
+def lora_traffic(setup: Setup) -> float:
+    """Bytes per token: each stack's input and output are read twice by products of R columns."""
+    each = sum(2 * (inputs + outputs) for inputs, outputs, _ in stacks(setup.shape, setup.lora))
+    return setup.shape.num_hidden_layers * each * setup.itemsize
+
+
+def elementwise_traffic(setup: Setup, policy: Policy) -> float:
+    """Bytes per token that norms, residuals, rotations and SwiGLU read and write.
+
+    Forward 10D + 2(Q + K) + 2Q + 3I numbers, backward 12D + 2(Q + 2K) + 2Q + 6I, and what a layer
+    computes again. Loss: four passes over the logits.
+    """
+    d, q, k, i = widths(setup.shape)
+    once = 10 * d + 2 * (q + k) + 2 * q + 3 * i + 12 * d + 2 * (q + 2 * k) + 2 * q + 6 * i
+    mlp, projections = 2 * d + 3 * i, 2 * d + 2 * (q + k)
+    again: dict[Saving, int] = {
+        "all": 0,
+        "attention": mlp,
+        "outputs": mlp + projections,
+        "input": mlp + projections + 2 * q + 3 * d,
+    }
+    numbers = sum(once + again[layer.saving] for layer in policy.layers)
+    return (numbers + 4 * setup.shape.vocab_size) * setup.itemsize
+
+
+def dequantised_traffic(setup: Setup, policy: Policy) -> float:
+    """Bytes per micro-batch: each use of a 4-bit weight reads it and writes it in 16 bits."""
+    if not setup.use_4bit:
+        return 0.0
+    used = 2 * linear_parameters(setup.shape) + recomputed_parameters(setup, policy)
+    return used * (NF4_BYTES + setup.itemsize)
+
+
+def is_graphed(setup: Setup, policy: Policy) -> bool:
+    """Whether a pass is recorded once and replayed, by the engine's own conditions."""
+    offloads = any(layer.offloaded for layer in policy.layers)
+    return setup.tokens <= GRAPH_TOKENS and not setup.lora.dropout and not offloads
+
+
+def operations(setup: Setup, policy: Policy) -> float:
+    """Operations of a micro-batch; a layer that recomputes does a tenth more for each level."""
+    extra: dict[Saving, float] = {"all": 1.0, "attention": 1.1, "outputs": 1.2, "input": 1.3}
+    return OPERATIONS * sum(extra[layer.saving] for layer in policy.layers)
+
+
+def _transfer(setup: Setup, policy: Policy, rates: Rates, work: float) -> float:
+    """What is left of the copies to the host and back once they are hidden behind the work: a
+    third of it is forward, two thirds backward."""
+    away = sum(
+        saved_layer_bytes(
+            setup.shape, setup.lora, layer.saving, tokens=setup.tokens, itemsize=setup.itemsize,
+            device=setup.device,
+        )
+        for layer in policy.layers
+        if layer.offloaded
+    )  # fmt: skip
+    if not away or rates.host_to_device is None:
+        return 0.0
+    copy = away / rates.host_to_device
+    return max(0.0, copy - work / 3) + max(0.0, copy - work * 2 / 3)

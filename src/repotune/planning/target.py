@@ -1,0 +1,94 @@
+"""The device that a plan is for: this machine as it is now, or a row of the table of GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from repotune.planning.memory import Device, context_bytes
+from repotune.planning.rates import RateRange, cpu_rates, gpu_rates
+from repotune.records import Calibration, Gpu, Machine, Range
+
+VISIBLE: Final = 0.94
+"""Share of the memory sold that CUDA shows, where the table does not know it: 0.91 (T4, ECC) to
+0.99."""
+DISPLAY_BYTES: Final = 400 * 2**20
+"""What a desktop takes on the card that drives its screen."""
+HOST_FREE_BYTES: Final = 10 * 2**30
+"""Of a machine that is not here: of 16 GB, the least that the requirements page asks for."""
+CONTEXT_SPREAD: Final = (0.7, 1.3)
+LOADED_CONTEXT_BYTES: Final = 800 * 2**20
+"""Of a GPU that is not in the table and was not measured: an H100's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A device, what is free on it, and how fast it is."""
+
+    name: str
+    device: Device
+    gpu: Gpu | None
+    """Its row, where the table has one."""
+    bf16: bool
+    """Whether 16-bit matmuls pay off; a GPU without bf16 computes in fp16."""
+    free_bytes: int
+    """Of device memory, for a run, its context not counted."""
+    host_free_bytes: int
+    """Of the host's memory, before the run."""
+    context: Range
+    """Bytes; 0 without a GPU."""
+    rates: RateRange
+    here: bool
+    """Whether it is this machine."""
+
+
+def gpu_target(gpu: Gpu) -> Target:
+    """A GPU of the table, in a machine that is not here: nothing else runs on it but a screen."""
+    visible = gpu.memory_bytes or int(gpu.memory_gb * 2**30 * VISIBLE)
+    screen = DISPLAY_BYTES if gpu.kind in ("desktop", "laptop") else 0
+    context = context_bytes(gpu.sm_count)
+    low, high = CONTEXT_SPREAD
+    return Target(
+        name=gpu.name,
+        device="cuda",
+        gpu=gpu,
+        bf16=gpu.bf16,
+        free_bytes=visible - screen - context,
+        host_free_bytes=HOST_FREE_BYTES,
+        context=Range(low=low * context, expected=context, high=high * context),
+        rates=gpu_rates(gpu, None),
+        here=False,
+    )
+
+
+def machine_target(machine: Machine, gpu: Gpu | None, calibration: Calibration | None) -> Target:
+    """This machine. ``machine.gpu_free_bytes`` still holds the context that a run will make;
+    ``gpu`` is its GPU's row, if there is one. A GPU needs a row or a calibration."""
+    if machine.gpu is None:
+        return Target(
+            name=machine.cpu,
+            device="cpu",
+            gpu=None,
+            bf16=machine.bf16,
+            free_bytes=machine.ram_free_bytes,
+            host_free_bytes=machine.ram_free_bytes,
+            context=Range(low=0, expected=0, high=0),
+            rates=cpu_rates(machine.cores, bf16=machine.bf16, calibration=calibration),
+            here=True,
+        )
+    low, high = CONTEXT_SPREAD
+    if calibration is not None and calibration.context_bytes:
+        context, low, high = calibration.context_bytes, 1.0, 1.0
+    else:
+        context = LOADED_CONTEXT_BYTES if gpu is None else context_bytes(gpu.sm_count)
+    return Target(
+        name=machine.gpu,
+        device="cuda",
+        gpu=gpu,
+        bf16=machine.bf16,
+        free_bytes=max(0, machine.gpu_free_bytes - context),
+        host_free_bytes=machine.ram_free_bytes,
+        context=Range(low=low * context, expected=context, high=high * context),
+        rates=gpu_rates(gpu, calibration),
+        here=True,
+    )

@@ -1,0 +1,138 @@
+"""Attention of packed documents against the textbook, in fp64, with sizes that nothing divides."""
+
+from itertools import accumulate, pairwise
+
+import pytest
+import torch
+from torch.nn import functional
+
+from repotune.kernels import PLAIN, Buffers, Documents
+from repotune.kernels.attention import QUERY_BLOCK, Span, attend
+
+KV, WIDTH = 2, 10
+TOLERANCE = 1e-10  # fp64 rounding over sums of some hundred terms
+BACKWARD = 1e-6  # delta is a product with dO in fp32
+BF16 = 1e-2  # 8 bits, rounded a handful of times: probabilities, delta, and what each matmul gives
+
+
+def relative(got, want):
+    got, want = got.detach().double(), want.detach().double()
+    return float((got - want).norm() / want.norm())
+
+
+def packed(lengths, window=None):
+    """Documents of these lengths, one behind the other."""
+    bounds = [0, *accumulate(lengths)]
+    return Documents(
+        slices=tuple(slice(*pair) for pair in pairwise(bounds)),
+        bounds=torch.tensor(bounds, dtype=torch.int32),
+        longest=max(lengths),
+        window=window,
+    )
+
+
+def textbook(q, k, v, lengths, window):
+    """functional.scaled_dot_product_attention with every mask written out and heads repeated."""
+    tokens, group = q.shape[1], q.shape[2]
+    i, j = torch.arange(tokens)[:, None], torch.arange(tokens)[None, :]
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    mask = (j <= i) & (document[:, None] == document[None, :])
+    if window is not None:
+        mask &= j > i - window
+    queries = q.permute(0, 2, 1, 3).flatten(0, 1)
+    keys, values = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
+    out = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return out.unflatten(0, (-1, group)).permute(0, 2, 1, 3)
+
+
+def random_heads(tokens, group, seed=0, dtype=torch.float64):
+    """q, k, v and the gradient of the output, as numbers of ``dtype`` in fp64."""
+    g = torch.Generator().manual_seed(seed)
+    q, do = torch.randn(2, KV, tokens, group, WIDTH, generator=g, dtype=torch.float64)
+    k, v = torch.randn(2, KV, tokens, WIDTH, generator=g, dtype=torch.float64)
+    return [one.to(dtype).double() for one in (q, k, v, do)]
+
+
+def plain(q, k, v, do, documents):
+    """Output and gradients of the table's operations, in q's precision."""
+    attended = PLAIN.attention(q, k, v, documents, Buffers(q.dtype, q.device))
+    return attended.out, PLAIN.attention_backward(do, q, k, v, attended, documents)
+
+
+def reference(q, k, v, do, lengths, window):
+    leaves = [one.clone().requires_grad_() for one in (q, k, v)]
+    out = textbook(*leaves, lengths, window)
+    return out.detach(), torch.autograd.grad(out, leaves, do)
+
+
+@pytest.mark.parametrize("lengths", [(127,), (128,), (301,), (1, 40, 1, 131, 1)], ids=str)
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize("group", [1, 3])
+def test_each_document_equals_the_textbook(lengths, window, group):
+    q, k, v, do = random_heads(sum(lengths), group)
+    want_out, want = reference(q, k, v, do, lengths, window)
+    out, got = plain(q, k, v, do, packed(lengths, window))
+    assert relative(out, want_out) < TOLERANCE
+    for one, other in zip(got, want, strict=True):
+        assert one.shape == other.shape
+        assert relative(one, other) < BACKWARD
+
+
+@pytest.mark.parametrize("window", [None, 1])
+def test_a_document_of_one_token_gives_its_value(window):
+    q, k, v, do = random_heads(3, 2)
+    out, (dq, dk, dv) = plain(q, k, v, do, packed((1, 1, 1), window))
+    assert torch.equal(out, v[:, :, None].expand_as(out))
+    # probabilities do not depend on q and k: what is left is delta's rounding to fp32
+    assert float(dq.abs().max()) < BACKWARD
+    assert float(dk.abs().max()) < BACKWARD
+    assert relative(dv, do.sum(2)) < TOLERANCE
+
+
+@pytest.mark.parametrize("window", [None, 33])
+def test_bf16_is_as_exact_as_its_eight_bits(window):
+    lengths = (1, 70, 150)
+    wide = random_heads(sum(lengths), 3, dtype=torch.bfloat16)
+    want_out, want = reference(*wide, lengths, window)
+    out, got = plain(*(one.bfloat16() for one in wide), packed(lengths, window))
+    assert relative(out, want_out) < BF16
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert relative(one, other) < BF16
+
+
+def test_a_document_sees_nothing_of_its_neighbours():
+    q, k, v, do = random_heads(120, 2)
+    for one in (q, k, v, do):
+        one[:, :40] = one[:, 100:] = float("nan")
+    out, gradients = plain(q, k, v, do, packed((40, 60, 20)))
+    for one in (out, *gradients):
+        assert one[:, 40:100].isfinite().all()
+
+
+@pytest.mark.parametrize("window", [None, 7, 150])
+@pytest.mark.parametrize("offset", [33, 1, QUERY_BLOCK + 60])
+def test_a_continuation_equals_the_tail_of_the_whole(window, offset):
+    tokens = offset + QUERY_BLOCK + 9
+    q, k, v, _ = random_heads(tokens, 3)
+    cache = torch.full((2, KV, tokens + 50, WIDTH), float("nan"), dtype=torch.float64)
+    cache[0, :, :tokens], cache[1, :, :tokens] = k, v
+    keys, values = cache[:, :, :tokens]  # as a cache with room for more gives them
+    tail = torch.full_like(q[:, offset:], float("nan"))
+    attend(q[:, offset:], keys, values, Span(offset, window), tail)
+    assert relative(tail, textbook(q, k, v, (tokens,), window)[:, offset:]) < TOLERANCE
+
+
+def test_the_next_token_sees_all_that_came_before():
+    q, k, v, _ = random_heads(50, 3)
+    last = torch.empty_like(q[:, 49:])
+    attend(q[:, 49:], k, v, Span(49, None), last)
+    assert relative(last, textbook(q, k, v, (50,), None)[:, 49:]) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("lengths", "equal"),
+    [((7,), True), ((5, 5, 5), True), ((1, 1), True), ((5, 5, 4), False), ((1, 9, 1), False)],
+)
+def test_documents_know_whether_they_are_equal(lengths, equal):
+    assert packed(lengths).are_equal is equal

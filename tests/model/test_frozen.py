@@ -1,0 +1,111 @@
+"""The padded matrix [O + R, K + R]: the weight, B in the columns behind it, A in the rows below."""
+
+import pytest
+import torch
+
+from repotune.kernels import PLAIN, Buffers
+from repotune.kernels.nf4 import dequantise, quantise
+from repotune.model.frozen import PAD, DenseWeight, Nf4Weight
+
+K = 96
+PARTS = (48, 16, 2)  # as q, k and v of grouped heads: stacked, of different heights
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def buffers(dtype):
+    return Buffers(dtype, torch.device("cpu"))
+
+
+def random_parts(dtype, rows=PARTS, columns=K, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return [torch.randn(row, columns, generator=g).to(dtype) for row in rows]
+
+
+def in_4_bits(weights, ranks, buffers):
+    parts = [quantise(weight) for weight in weights]
+    return Nf4Weight(parts, ranks, ops=PLAIN, buffers=buffers, dtype=weights[0].dtype)
+
+
+def round_trip(weight):
+    out = torch.empty_like(weight)
+    dequantise(quantise(weight), out)
+    return out
+
+
+def fill(weight, seed=1):
+    """Random numbers in the compute copies, as ``refresh`` writes them; returns copies."""
+    g = torch.Generator().manual_seed(seed)
+    copies = []
+    for part in weight.adapter():
+        part.copy_(torch.randn(part.shape, generator=g))
+        copies.append(part.clone())
+    return copies
+
+
+def check(weight, expected_w, a, b):
+    rows, ranks = len(expected_w), len(a)
+    width = expected_w.shape[1]
+    padded = weight.padded()
+    assert padded.shape == (rows + ranks, width + ranks)
+    assert padded.dtype == expected_w.dtype
+    assert padded.stride(1) == 1
+    assert padded.stride(0) % PAD == 0
+    assert torch.equal(padded[:rows, :width], expected_w)
+    assert torch.equal(padded[:rows, width:], b)
+    assert torch.equal(padded[rows:, :width], a)
+
+
+@pytest.mark.parametrize("ranks", [12, 0, 64])
+@pytest.mark.parametrize("rows", [PARTS, (40,)], ids=["several", "one"])
+def test_a_dense_weight_is_the_padded_matrix(dtype, ranks, rows):
+    weights = random_parts(dtype, rows)
+    weight = DenseWeight(weights, ranks)
+    assert [part.shape for part in weight.adapter()] == [(ranks, K), (sum(rows), ranks)]
+    assert not any(part.any() for part in weight.adapter())
+    a, b = fill(weight)
+    check(weight, torch.cat(weights), a, b)
+    assert weight.padded().data_ptr() == weight.padded().data_ptr()
+
+
+@pytest.mark.parametrize("ranks", [12, 0, 64])
+@pytest.mark.parametrize("rows", [PARTS, (40,)], ids=["several", "one"])
+def test_a_weight_in_4_bits_is_its_round_trip_in_the_same_places(dtype, buffers, ranks, rows):
+    weights = random_parts(dtype, rows)
+    weight = in_4_bits(weights, ranks, buffers)
+    assert [part.shape for part in weight.adapter()] == [(ranks, K), (sum(rows), ranks)]
+    assert all(part.dtype == dtype for part in weight.adapter())
+    assert not any(part.any() for part in weight.adapter())
+    a, b = fill(weight)
+    check(weight, torch.cat([round_trip(one) for one in weights]), a, b)
+
+
+@pytest.mark.parametrize("kind", ["dense", "4 bits"])
+def test_adapters_written_later_are_seen(dtype, buffers, kind):
+    weights = random_parts(dtype)
+    dense = kind == "dense"
+    weight = DenseWeight(weights, 6) if dense else in_4_bits(weights, 6, buffers)
+    expected = torch.cat(weights if dense else [round_trip(one) for one in weights])
+    for seed in (1, 2):
+        a, b = fill(weight, seed)
+        check(weight, expected, a, b)
+
+
+def test_weights_that_share_a_buffer_do_not_disturb_each_other(dtype, buffers):
+    sizes = {"small": ((16, 2), 32, 4), "large": (PARTS, 160, 12), "narrow": ((80,), 8, 0)}
+    built = {}
+    for seed, (name, (rows, columns, ranks)) in enumerate(sizes.items()):
+        weights = random_parts(dtype, rows, columns, seed)
+        weight = in_4_bits(weights, ranks, buffers)
+        expected = torch.cat([round_trip(one) for one in weights])
+        built[name] = (weight, expected, *fill(weight, seed))
+    for name in ("small", "large", "small", "narrow", "large", "narrow", "small"):
+        check(*built[name])
+    # one buffer, the size of the largest, for all of them
+    places = {weight.padded().data_ptr() for weight, *_ in built.values()}
+    assert len(places) == 1

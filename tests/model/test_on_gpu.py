@@ -1,0 +1,168 @@
+"""The decoder on a CUDA device with the fused operations; `make test-gpu` runs it."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from repotune.kernels import PLAIN, fastest_ops
+from repotune.model import Decoder
+from repotune.model.weights import tensor_shapes
+from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Policy, Row, Shape
+
+pytestmark = pytest.mark.gpu
+
+LORA = LoraSpec(r=8, alpha=16.0, dropout=0.0, target_modules=LINEAR_MODULES)
+VOCAB, LAYERS = 1003, 4
+
+
+def shape(kv_heads=4, window=None):
+    return Shape(
+        model_type="mistral" if window else "llama", vocab_size=VOCAB, hidden_size=256,
+        intermediate_size=704, num_hidden_layers=LAYERS, num_attention_heads=4,
+        num_key_value_heads=kv_heads, head_dim=64, rms_norm_eps=1e-5, rope_theta=1e6,
+        rope_scaling=None, max_position_embeddings=4096, tie_word_embeddings=False,
+        qkv_bias=False, o_bias=False, mlp_bias=False, sliding_window=window,
+    )  # fmt: skip
+
+
+class RandomWeights:
+    def __init__(self, of):
+        self.shape, self.sizes = of, tensor_shapes(of)
+        self.order = {name: i for i, name in enumerate(self.sizes)}
+
+    def names(self):
+        return self.sizes
+
+    def read(self, name):
+        generator = torch.Generator().manual_seed(self.order[name])
+        values = torch.randn(self.sizes[name], generator=generator)
+        return values * 0.05 if values.dim() == 2 else values * 0.1 + 1.0
+
+
+@pytest.fixture
+def deterministic():
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def decoder(of=None, *, ops=None, dtype=torch.bfloat16, use_4bit=False, lora=LORA):
+    device = torch.device("cuda")
+    if ops is None:
+        ops, note = fastest_ops(device, deterministic=True)
+        assert note is None
+    made = Decoder(
+        RandomWeights(of or shape()), lora=lora, dtype=dtype, device=device, ops=ops,
+        use_4bit=use_4bit,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(9)
+    for tensor in made.lora_state().values():
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.03)
+    made.refresh()
+    return made
+
+
+def row(tokens=1500, starts=(0, 1, 400, 910), seed=0):
+    ids = np.random.default_rng(seed).integers(0, VOCAB, tokens)
+    labels = np.append(ids[1:], IGNORE)
+    labels[[s - 1 for s in starts if s]] = IGNORE
+    return Row(input_ids=ids, labels=labels, starts=np.array(starts))
+
+
+def saving(*each, offloaded=False):
+    each = each * LAYERS if len(each) == 1 else each
+    layers = tuple(LayerPolicy(saving=one, offloaded=offloaded) for one in each)
+    return Policy(layers=layers, reason="")
+
+
+def gradients(model, of, policy, seed=None):
+    model.zero_grad()
+    loss = model.loss_and_grad(of, scale=1e-3, policy=policy, dropout_seed=seed)
+    return loss, model.lora_flat().grad.clone()
+
+
+@pytest.mark.parametrize("use_4bit", [False, True])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_policies_are_bit_identical(use_4bit, kv_heads, deterministic):
+    model = decoder(shape(kv_heads), use_4bit=use_4bit)
+    packed = row()
+    want = gradients(model, packed, saving("all"))
+    assert want[1].any()
+    for policy in (
+        saving("attention"), saving("outputs"), saving("input"),
+        saving("input", "outputs", "attention", "all"),
+        saving("outputs", offloaded=True), saving("input", offloaded=True),
+    ):  # fmt: skip
+        for _ in range(3):  # by itself, while it is recorded, and replayed
+            got = gradients(model, packed, policy)
+            assert got[0] == want[0], policy
+            assert torch.equal(got[1], want[1]), policy
+
+
+def test_a_replayed_pass_is_the_pass_itself_on_other_rows(deterministic):
+    model, fresh = decoder(), decoder()
+    for seed, starts in enumerate([(0, 5), (0, 700, 701), (0, 9, 800), (0, 64, 65, 66, 1000)]):
+        one = row(seed=seed, starts=starts)
+        want = gradients(fresh, one, saving("outputs", offloaded=True))  # never recorded
+        got = gradients(model, one, saving("all"))
+        assert got[0] == want[0]
+        assert torch.equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("use_4bit", [False, True])
+def test_the_error_is_at_most_that_of_plain_operations(window, use_4bit):
+    of, one = shape(2, window), row()
+    policy = saving("all")
+    exact = gradients(decoder(of, ops=PLAIN, dtype=torch.float32, use_4bit=use_4bit), one, policy)
+    plain = gradients(decoder(of, ops=PLAIN, use_4bit=use_4bit), one, policy)
+    fused = gradients(decoder(of, use_4bit=use_4bit), one, policy)
+    fastest, _ = fastest_ops(torch.device("cuda"))
+    cudnn = gradients(decoder(of, ops=fastest, use_4bit=use_4bit), one, policy)
+
+    def error(got):
+        return float((got[1] - exact[1]).norm() / exact[1].norm())
+
+    # 1.05: both round to bf16 at about the same places, and which rounding is luckier varies
+    assert error(fused) <= 1.05 * error(plain)
+    assert error(cudnn) <= 1.05 * error(plain)
+    assert fused[0] == pytest.approx(exact[0], rel=1e-3)
+
+
+def test_a_document_does_not_see_its_neighbour():
+    model = decoder(shape(2))
+    one = row(tokens=600, starts=(0, 250))
+    changed = one.input_ids.copy()
+    changed[:250] = (changed[:250] + 1) % VOCAB
+    before = model.logits(one.input_ids, starts=one.starts)
+    after = model.logits(changed, starts=one.starts)
+    assert torch.equal(before[250:], after[250:])
+    assert not torch.equal(before[:250], after[:250])
+
+
+def test_released_buffers_may_hold_anything(deterministic):
+    """Nothing reads what an earlier row left in a buffer."""
+    model, one = decoder(use_4bit=True), row()
+    for policy in (saving("all"), saving("outputs", offloaded=True)):
+        want = gradients(model, one, policy)
+        model.release()
+        torch.cuda.empty_cache()
+        poison = torch.full((2**27,), float("nan"), device="cuda")
+        del poison
+        got = gradients(model, one, policy)
+        assert got[0] == want[0]
+        assert torch.equal(got[1], want[1])
+
+
+def test_dropout_masks_come_again_from_their_seed(deterministic):
+    lora = LoraSpec(r=8, alpha=16.0, dropout=0.2, target_modules=LINEAR_MODULES)
+    model = decoder(lora=lora)
+    one = row()
+    want = gradients(model, one, saving("all"), seed=3)
+    assert gradients(model, one, saving("all"), seed=4)[0] != want[0]
+    got = gradients(model, one, saving("input"), seed=3)
+    assert got[0] == want[0]
+    assert torch.equal(got[1], want[1])

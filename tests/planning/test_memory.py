@@ -1,0 +1,99 @@
+"""The memory model against peaks measured on one H100 and against its own logic."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from repotune.planning import memory
+from repotune.planning.memory import memory_parts, shared_bytes, slack_bytes
+from repotune.planning.policy import LEVELS
+
+from .setups import LORA, SHAPE, policy, setup
+
+GIB = 2**30
+ALLOCATED = [
+    (4, 2048, "outputs", 12.09),
+    (4, 2048, "attention", 17.92),
+    (4, 2048, "all", 28.42),
+    (1, 2048, "all", 10.54),
+    (1, 1024, "all", 7.59),
+]
+"""GiB, torch.cuda.max_memory_allocated of the engine at the CodeLlama-7B shape, 2026-11-25."""
+RESERVED = [(4, 2048, "outputs", 12.59), (4, 2048, "attention", 18.42), (4, 2048, "all", 28.92)]
+
+
+def peak(one, levels):
+    return sum(part.bytes for part in memory_parts(one, levels))
+
+
+@pytest.mark.parametrize(("batch", "length", "saving", "measured"), ALLOCATED)
+def test_allocated_is_what_was_measured(batch, length, saving, measured):
+    one = setup(batch * length)
+    ours = (peak(one, policy(saving)) - slack_bytes(one)) / GIB
+    assert ours == pytest.approx(measured, rel=0.006)
+
+
+@pytest.mark.parametrize(("batch", "length", "saving", "measured"), RESERVED)
+def test_reserved_is_what_was_measured(batch, length, saving, measured):
+    assert peak(setup(batch * length), policy(saving)) / GIB == pytest.approx(measured, rel=0.006)
+
+
+def test_weights_after_load_are_what_was_measured():
+    # 4.06 GiB were allocated before the first step: without Adam's moments, with 32 MiB of cuBLAS.
+    one = setup(1)
+    moments = 8 * memory.lora_parameters(SHAPE, LORA)
+    resident = memory.weight_bytes(one) + memory.embedding_bytes(one) + memory.adapter_bytes(one)
+    assert (resident - moments + memory.WORKSPACE) / GIB == pytest.approx(4.06, abs=0.02)
+
+
+def test_the_parts_are_all_that_the_choice_of_policy_counts():
+    for saving in LEVELS:
+        one = setup(2048)
+        whole = shared_bytes(one, frozenset({saving})) + memory.saved_bytes(one, policy(saving))
+        assert peak(one, policy(saving)) == whole
+
+
+def test_more_tokens_take_more_memory_and_saving_more_does_too():
+    sizes = [[peak(setup(tokens), policy(one)) for one in LEVELS] for tokens in (512, 1024, 8192)]
+    for fewer, more in pairwise(sizes):
+        assert all(a < b for a, b in zip(fewer, more, strict=True))
+    # Saving a level more costs its tensors, less what scratch no longer recomputes into.
+    assert all(row == sorted(row) for row in sizes)
+
+
+def test_what_is_offloaded_leaves_the_device_but_for_five_layers_of_buffers():
+    one = setup(8192)
+    here, away = policy("outputs"), policy("outputs", offloaded=32)
+    layer = memory.saved_bytes(one, here) // 32
+    assert peak(one, here) - peak(one, away) == (32 - 5) * layer
+    assert memory.offloaded_bytes(one, away) == memory.saved_bytes(one, here)
+    assert memory.saved_bytes(one, away) == 0
+
+
+def test_the_weights_take_what_their_format_takes():
+    parameters = memory.linear_parameters(SHAPE)
+    assert parameters == 6_476_005_376
+    assert memory.weight_bytes(setup(1)) / parameters == pytest.approx(0.5159, abs=1e-4)
+    # Dense stacks are padded for the ranks: a little over 2 %.
+    dense = memory.weight_bytes(setup(1, use_4bit=False))
+    assert 2 * parameters < dense < 2.05 * parameters
+    assert memory.weight_bytes(setup(1, use_4bit=False, itemsize=4)) == 2 * dense
+    on_cpu = setup(1, use_4bit=False, device="cpu", itemsize=4)
+    assert memory.weight_bytes(on_cpu) == 4 * parameters
+
+
+def test_tied_embeddings_and_unused_adapters_are_not_counted():
+    tied = replace(SHAPE, tie_word_embeddings=True)
+    whole = memory.embedding_bytes(setup(1))
+    assert memory.embedding_bytes(setup(1, shape=tied)) * 2 == whole
+    q_only = replace(LORA, target_modules=("q_proj",))
+    assert memory.lora_parameters(SHAPE, q_only) == 32 * 16 * (4096 + 4096)
+    assert memory.adapter_bytes(setup(1, lora=q_only)) < memory.adapter_bytes(setup(1)) / 4
+
+
+def test_dropout_takes_its_masks():
+    dropped = setup(1024, lora=replace(LORA, dropout=0.1))
+    extra = memory.scratch_bytes(dropped, frozenset({"all"}))
+    extra -= memory.scratch_bytes(setup(1024), frozenset({"all"}))
+    assert extra == 1024 * 2 * 2 * SHAPE.intermediate_size
