@@ -61,7 +61,7 @@ def train_step(decoder, optimizer, rows, policy):
     decoder.zero_grad()
     targets = sum(int((row.labels != IGNORE).sum()) for row in rows)
     total = sum(
-        decoder.loss_and_grad(row, scale=1 / targets, policy=policy, dropout_seed=None)
+        float(decoder.loss_and_grad(row, scale=1 / targets, policy=policy, dropout_seed=None))
         for row in rows
     )
     norm = torch.nn.utils.clip_grad_norm_([decoder.lora_flat()], 1.0)

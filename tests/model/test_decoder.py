@@ -107,7 +107,7 @@ def gradients(decoder, row, *, policy=None, seed=None, scale=1.0):
     loss = decoder.loss_and_grad(
         row, scale=scale, policy=policy or keep(decoder), dropout_seed=seed
     )
-    return loss, {name: t.grad.clone() for name, t in decoder.lora_state().items()}
+    return float(loss), {name: t.grad.clone() for name, t in decoder.lora_state().items()}
 
 
 def relative(got, want):

@@ -81,7 +81,7 @@ def saving(*each, offloaded=False):
 def gradients(model, of, policy, seed=None):
     model.zero_grad()
     loss = model.loss_and_grad(of, scale=1e-3, policy=policy, dropout_seed=seed)
-    return loss, model.lora_flat().grad.clone()
+    return float(loss), model.lora_flat().grad.clone()
 
 
 @pytest.mark.parametrize("use_4bit", [False, True])

@@ -7,6 +7,8 @@ from repotune.training.optimizer import AdamW
 
 from .tiny import flat_views
 
+FINITE = torch.ones(2)
+
 
 def weights(seed=0):
     generator = torch.Generator().manual_seed(seed)
@@ -29,7 +31,7 @@ def test_many_steps_equal_torch_without_fusing(weight_decay):
     for step in range(1, 30):
         for tensors in (list(ours.values()), theirs):
             set_gradients(tensors, seed=step)
-        optimizer.step(1e-2 / step)
+        optimizer.step(1e-2 / step, figures=FINITE)
         reference.param_groups[0]["lr"] = 1e-2 / step
         reference.step()
     for tensor, expected in zip(ours.values(), theirs, strict=True):
@@ -53,13 +55,13 @@ def test_a_restored_optimizer_goes_on_bit_for_bit():
     optimizer = AdamW(flat, tensors, weight_decay=0.1)
     for step in (1, 2, 3):
         set_gradients(tensors.values(), seed=step)
-        optimizer.step(0.01)
+        optimizer.step(0.01, figures=FINITE)
     flat_copy, copies = flat_views(tensors)
     restored = AdamW(flat_copy, copies, weight_decay=0.1)
     restored.restore(steps=3, exp_avg=optimizer.exp_avg, exp_avg_sq=optimizer.exp_avg_sq)
     for one, state in ((optimizer, tensors), (restored, copies)):
         set_gradients(state.values(), seed=4)
-        one.step(0.01)
+        one.step(0.01, figures=FINITE)
     assert all(torch.equal(tensors[name], copies[name]) for name in tensors)
     assert all(torch.equal(optimizer.exp_avg[n], restored.exp_avg[n]) for n in tensors)
 
@@ -71,3 +73,21 @@ def test_gradients_are_zeroed_where_they_lie():
     AdamW(flat, tensors, weight_decay=0.0).zero_grad()
     assert not any(buffer.any() for buffer in buffers)
     assert all(t.grad is buffer for t, buffer in zip(tensors.values(), buffers, strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_nothing_and_does_not_count(bad):
+    (flat, tensors), (other_flat, others) = flat_views(weights()), flat_views(weights())
+    optimizer, untouched = (
+        AdamW(one, views, weight_decay=0.1)
+        for one, views in ((flat, tensors), (other_flat, others))
+    )
+    for one, views in ((optimizer, tensors), (untouched, others)):
+        set_gradients(views.values(), seed=1)
+        one.step(0.01, figures=FINITE)
+    optimizer.step(0.01, figures=torch.tensor([1.0, bad]))
+    assert torch.equal(flat, other_flat)
+    for one, views in ((optimizer, tensors), (untouched, others)):
+        set_gradients(views.values(), seed=2)
+        one.step(0.01, figures=FINITE)
+    assert torch.equal(flat, other_flat)

@@ -28,7 +28,7 @@ class Poisoned(TinyModel):
             return loss
         if self.bad_gradient is not None:
             next(iter(self.masters.values())).grad[0, 0] = self.bad_gradient
-        return loss if self.bad_loss is None else self.bad_loss
+        return loss if self.bad_loss is None else torch.tensor(self.bad_loss)
 
 
 def samples(*indices):

@@ -43,7 +43,7 @@ class TinyModel:
         gradients = torch.autograd.grad(loss * scale, list(self.copies.values()))
         for tensor, gradient in zip(self.masters.values(), gradients, strict=True):
             tensor.grad += gradient
-        return float(loss.detach())
+        return loss.detach()
 
     def loss(self, row, dropout_seed=None):
         x = self.embedding[torch.tensor(row.input_ids)]

@@ -83,7 +83,7 @@ class Backprop:
 
     def loss_and_grad(
         self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None
-    ) -> float:
+    ) -> Tensor:
         """See ``Decoder.loss_and_grad``."""
         parts, tokens = self._parts, len(row.input_ids)
         documents, positions = parts.documents(row.starts, tokens)
@@ -93,17 +93,13 @@ class Backprop:
         )  # fmt: skip
         is_steady = dropout_seed is None and not any(one.offloaded for one in policy.layers)
         if not (self._on_gpu and tokens <= MAX_TOKENS and is_steady):
-            return float(self._pass(inputs, documents, policy, dropout_seed))
+            return self._pass(inputs, documents, policy, dropout_seed)
         inputs, documents = _of_fixed_size(inputs, documents)
         key = (policy, tokens, len(documents.bounds), documents.longest)
-        return float(
-            self.graphs.run(
-                key,
-                inputs,
-                lambda given: self._pass(
-                    given, replace(documents, bounds=given.bounds), policy, None
-                ),
-            )
+        return self.graphs.run(
+            key,
+            inputs,
+            lambda given: self._pass(given, replace(documents, bounds=given.bounds), policy, None),
         )
 
     def _pass(

@@ -107,10 +107,11 @@ class Decoder:
     @torch.no_grad()
     def loss_and_grad(
         self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None
-    ) -> float:
-        """Sum of the row's token losses in nats; adds ``scale`` × its gradient to ``.grad``.
+    ) -> Tensor:
+        """Sum of the row's token losses in nats, []; adds ``scale`` × its gradient to ``.grad``.
 
-        ``policy`` says for each layer what it saves for the backward, and where.
+        ``policy`` says for each layer what it saves for the backward, and where. On a GPU the
+        result is there once it is read: the host goes on at once.
         """
         return self._backprop.loss_and_grad(
             row, scale=scale, policy=policy, dropout_seed=dropout_seed

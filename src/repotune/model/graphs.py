@@ -84,7 +84,7 @@ class Graphs:
         for static, new in zip(recorded.inputs.tensors(), inputs.tensors(), strict=True):
             static.copy_(new)
         recorded.graph.replay()
-        return recorded.loss
+        return recorded.loss.clone()  # the next replay writes over it
 
     def _record(
         self, key: Hashable, inputs: Inputs, compute: Callable[[Inputs], Tensor]

@@ -260,16 +260,16 @@ class Layer:
     ) -> None:
         """From the gradient of the layer's output to that of ``middle``, in place."""
         tokens = len(middle_TD)
-        out = _padded(scratch, "product", tokens, self.down)
-        product, g = self.down.backward(dy_TDR, gated.down_tail, seed=_seed(row, 3), out=out)
+        product = scratch.take("product", tokens, self.down.width)
+        self.down.backward(dy_TDR, gated.down_tail, seed=_seed(row, 3), out=product)
         both = gated.gate_up[:, : self.gate_up.outputs]
         self.ops.swiglu_backward(product, both)
-        self.down.backward_a(g, product, seed=_seed(row, 3))
-        out = _padded(scratch, "dnormed", tokens, self.gate_up)
-        dnormed, g = self.gate_up.backward(gated.gate_up, gated.tail, seed=_seed(row, 2), out=out)
+        self.down.backward_a(dy_TDR, product, seed=_seed(row, 3))
+        dnormed = scratch.take("dnormed", tokens, self.gate_up.width)
+        self.gate_up.backward(gated.gate_up, gated.tail, seed=_seed(row, 2), out=dnormed)
         normed = scratch.take("normed", tokens, self.gate_up.width)
         self.ops.rms_norm(middle_TD, self.mlp_norm, self.eps, normed)
-        self.gate_up.backward_a(g, normed, seed=_seed(row, 2))
+        self.gate_up.backward_a(gated.gate_up, normed, seed=_seed(row, 2))
         dy_TD = self.down_gradient(dy_TDR)
         self.ops.rms_norm_backward(dnormed, middle_TD, self.mlp_norm, gated.rstd, dy_TD, dy_TD)
 
@@ -278,10 +278,10 @@ class Layer:
         row: RowContext, scratch: Buffers, out: Tensor,
     ) -> None:  # fmt: skip
         tokens = len(x_TD)
-        place = _padded(scratch, "dnormed", tokens, self.o)
-        dattended, g = self.o.backward(dmiddle_TDR, outputs.o_tail, seed=_seed(row, 1), out=place)
+        dattended = scratch.take("dnormed", tokens, self.o.width)
+        self.o.backward(dmiddle_TDR, outputs.o_tail, seed=_seed(row, 1), out=dattended)
         attended_TO = torch.flatten(outputs.attended.out.transpose(0, 1), 1)
-        self.o.backward_a(g, attended_TO, seed=_seed(row, 1))
+        self.o.backward_a(dmiddle_TDR, attended_TO, seed=_seed(row, 1))
         gradients = self.ops.attention_backward(
             self.heads.of_queries(dattended), projected.q, projected.k, projected.v,
             outputs.attended, row.documents,
@@ -290,11 +290,11 @@ class Layer:
         dqkv = _gradient(scratch, "gate_up", tokens, self.qkv)
         stacked = dqkv[:, : self.qkv.outputs]
         self.ops.rotate_back(*gradients, row.cos_T1h, row.sin_T1h, self.heads, stacked)
-        place = _padded(scratch, "dnormed", tokens, self.qkv)
-        dnormed, g = self.qkv.backward(dqkv, projected.tail, seed=_seed(row, 0), out=place)
+        dnormed = scratch.take("dnormed", tokens, self.qkv.width)
+        self.qkv.backward(dqkv, projected.tail, seed=_seed(row, 0), out=dnormed)
         normed = scratch.take("normed", tokens, self.qkv.width)
         self.ops.rms_norm(x_TD, self.attention_norm, self.eps, normed)
-        self.qkv.backward_a(g, normed, seed=_seed(row, 0))
+        self.qkv.backward_a(dqkv, normed, seed=_seed(row, 0))
         self.ops.rms_norm_backward(
             dnormed, x_TD, self.attention_norm, projected.rstd,
             self.down_gradient(dmiddle_TDR), self.down_gradient(out),

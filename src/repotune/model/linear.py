@@ -117,46 +117,32 @@ class StackedLinear:
         out_TO = torch.mm(input_TKR[:, columns], weight[:, columns].t(), out=out)
         return out_TO if self.bias is None else out_TO.add_(self.bias)
 
-    def backward(
-        self, dy_TOR: Tensor, tail_TR: Tensor, *, seed: int | None, out: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Gradient with respect to x, [T, K], and g = dy B, [T, R]; adds to ``grad_b``.
+    def backward(self, dy_TOR: Tensor, tail_TR: Tensor, *, seed: int | None, out: Tensor) -> Tensor:
+        """Gradient with respect to x, [T, K], into ``out``; adds to ``grad_b``.
 
-        ``dy_TOR`` has R columns behind the gradient, and ``out`` [T, K + R] behind x's: g lies
-        behind one of the two.
+        ``dy_TOR`` has R columns behind the gradient: g = dy B goes there, for ``backward_a``.
         """
         weight = self._weight.padded()
-        dy_TO = dy_TOR[:, : self.outputs]
+        dy_TO, g_TR = dy_TOR[:, : self.outputs], self._g(dy_TOR)
+        torch.mm(dy_TO, weight[: self.outputs, self.width :], out=g_TR)
         for (columns, rank), grad_b in zip(self._adapted(), self.grad_b, strict=True):
             self._ops.add_product(grad_b, dy_TO[:, columns].t(), tail_TR[:, rank], 1.0)
-        if seed is not None and self.dropout:
-            return self._backward_through_dropout(dy_TO, weight, seed, out)
-        dx_TK, rows = self.x_of(out), self.outputs + self.ranks
-        if self.outputs <= 2 * self.width:
-            g_TR = dy_TOR[:, self.outputs : rows]
-            torch.mm(dy_TO, weight[: self.outputs, self.width :], out=g_TR)
-            return torch.mm(dy_TOR[:, :rows], weight[:, : self.width], out=dx_TK), g_TR
-        # A wide dy is not worth reading once more for g: the matmul gives it with dx.
-        torch.mm(dy_TO, weight[: self.outputs], out=out)
-        g_TR = self.tail_of(out)
-        return dx_TK.addmm_(g_TR, self.compute_a), g_TR
+        if seed is None or not self.dropout:
+            rows = self.outputs + self.ranks
+            return torch.mm(dy_TOR[:, :rows], weight[:, : self.width], out=out)
+        torch.mm(dy_TO, weight[: self.outputs, : self.width], out=out)
+        for rank, mask in self._masks(out, seed):
+            out.addcmul_(g_TR[:, rank] @ self.compute_a[rank], mask)
+        return out
 
-    def backward_a(self, g_TR: Tensor, x_TK: Tensor, *, seed: int | None) -> None:
-        """Add to ``grad_a``, with the g of ``backward`` and the x of the forward."""
+    def backward_a(self, dy_TOR: Tensor, x_TK: Tensor, *, seed: int | None) -> None:
+        """Add to ``grad_a``; after ``backward``, and with the x of the forward."""
+        g_TR = self._g(dy_TOR)
         if seed is None or not self.dropout:
             self._ops.add_product(self.grad_a, g_TR.t(), x_TK, self.scale)
             return
         for rank, mask in self._masks(x_TK, seed):
             self._ops.add_product(self.grad_a[rank], g_TR[:, rank].t(), x_TK * mask, self.scale)
-
-    def _backward_through_dropout(
-        self, dy_TO: Tensor, weight: Tensor, seed: int, out: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        torch.mm(dy_TO, weight[: self.outputs], out=out)
-        dx_TK, g_TR = self.x_of(out), self.tail_of(out)
-        for rank, mask in self._masks(dx_TK, seed):
-            dx_TK.addcmul_(g_TR[:, rank] @ self.compute_a[rank], mask)
-        return dx_TK, g_TR
 
     def x_of(self, input_TKR: Tensor) -> Tensor:
         """The x in a padded input, [T, K]."""
@@ -165,6 +151,9 @@ class StackedLinear:
     def tail_of(self, input_TKR: Tensor) -> Tensor:
         """The tail of a padded input, [T, R]."""
         return input_TKR[:, self.width : self.width + self.ranks]
+
+    def _g(self, dy_TOR: Tensor) -> Tensor:
+        return dy_TOR[:, self.outputs : self.outputs + self.ranks]
 
     def _adapted(self) -> Iterator[tuple[slice, slice]]:
         for part in self.parts:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
 
 class AdamW:
-    """``torch.optim.AdamW``, betas (0.9, 0.999), eps 1e-8, whose moments have the weights' names.
+    """The update of ``torch.optim.AdamW``, whose moments have the weights' names.
 
     ``flat`` [N] fp32 is updated in place, by the gradient in its ``.grad``; ``weights`` are views
     that cover it. All state exists from the start, so that memory is known before the first step.
@@ -18,30 +21,37 @@ class AdamW:
 
     def __init__(self, flat: Tensor, weights: Mapping[str, Tensor], *, weight_decay: float) -> None:
         assert sum(weight.numel() for weight in weights.values()) == flat.numel()
-        self._flat = flat
-        self._adamw = torch.optim.AdamW(
-            [flat], betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, fused=True
-        )
+        self._flat, self._weight_decay = flat, weight_decay
         self._exp_avg, self._exp_avg_sq = torch.zeros_like(flat), torch.zeros_like(flat)
+        self._steps = torch.zeros((), dtype=torch.float32, device=flat.device)
         self.exp_avg = _views(self._exp_avg, flat, weights)
         """Running mean of the gradients, by name."""
         self.exp_avg_sq = _views(self._exp_avg_sq, flat, weights)
         """Running mean of their squares, by name."""
-        self._use_moments(steps=0)
 
     def zero_grad(self) -> None:
         """Set the gradients to zero in place: they are buffers that a decoder adds to."""
-        self._adamw.zero_grad(set_to_none=False)
+        self._gradient().zero_()
 
-    def clip(self, max_grad_norm: float) -> float:
-        """Scale a longer gradient down to ``max_grad_norm``; returns its L2 norm before."""
-        return float(torch.nn.utils.clip_grad_norm_([self._flat], max_grad_norm))
+    def clip(self, max_grad_norm: float) -> Tensor:
+        """Scale a longer gradient down to ``max_grad_norm``; returns its L2 norm before, []."""
+        return torch.nn.utils.clip_grad_norm_([self._flat], max_grad_norm)
 
-    def step(self, learning_rate: float) -> None:
-        """Update the weights from their gradients."""
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
-        self._adamw.step()
+    def step(self, learning_rate: float, *, figures: Tensor) -> None:
+        """Update the weights from their gradients; do nothing unless all ``figures`` are finite.
+
+        That is decided on the device, which the host need not wait for.
+        """
+        skip = (~figures.isfinite().all()).float().reshape(1)
+        self._steps += 1
+        # torch.optim's own fused kernel, called itself for the sake of ``found_inf``.
+        torch._fused_adamw_(
+            [self._flat], [self._gradient()], [self._exp_avg], [self._exp_avg_sq], [],
+            [self._steps], lr=learning_rate, beta1=BETAS[0], beta2=BETAS[1],
+            weight_decay=self._weight_decay, eps=EPSILON, amsgrad=False, maximize=False,
+            grad_scale=None, found_inf=skip,
+        )  # fmt: skip
+        self._steps -= skip[0]
 
     def restore(
         self, *, steps: int, exp_avg: Mapping[str, Tensor], exp_avg_sq: Mapping[str, Tensor]
@@ -50,14 +60,12 @@ class AdamW:
         for name in self.exp_avg:
             self.exp_avg[name].copy_(exp_avg[name])
             self.exp_avg_sq[name].copy_(exp_avg_sq[name])
-        self._use_moments(steps)
+        self._steps.fill_(steps)
 
-    def _use_moments(self, steps: int) -> None:
-        self._adamw.state[self._flat] = {
-            "step": torch.tensor(float(steps), device=self._flat.device),
-            "exp_avg": self._exp_avg,
-            "exp_avg_sq": self._exp_avg_sq,
-        }
+    def _gradient(self) -> Tensor:
+        gradient = self._flat.grad
+        assert gradient is not None
+        return gradient
 
 
 def _views(moments: Tensor, flat: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

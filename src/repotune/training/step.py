@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from repotune.errors import TrainingError
@@ -33,8 +34,8 @@ class Trainable(Protocol):
 
     def loss_and_grad(
         self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None
-    ) -> float:
-        """Sum of the row's token losses in nats; adds ``scale`` × its gradient to ``.grad``."""
+    ) -> Tensor:
+        """Sum of the row's token losses in nats, []; adds ``scale`` × its gradient to ``.grad``."""
         ...
 
 
@@ -69,26 +70,31 @@ def train_step(
     targets = sum(int(np.count_nonzero(sample.row.labels != IGNORE)) for sample in samples)
     assert targets, "rows without a label"
     optimizer.zero_grad()
-    loss_sum = 0.0
-    for start in range(0, len(samples), rows_per_pass):
-        together = samples[start : start + rows_per_pass]
+    passes = [samples[i : i + rows_per_pass] for i in range(0, len(samples), rows_per_pass)]
+    losses = []
+    for together in passes:
         loss = decoder.loss_and_grad(
             joined([sample.row for sample in together]),
             scale=1.0 / targets,
             policy=policy,
             dropout_seed=together[0].dropout_seed,
         )
+        losses.append(loss)
+        between_passes()
+    # A GPU is not waited for until the whole step is on its way; the optimizer itself passes over
+    # a step whose loss or gradient is not finite.
+    each_loss = torch.stack(losses)
+    norm = optimizer.clip(max_grad_norm)
+    optimizer.step(learning_rate, figures=torch.stack([each_loss.sum(), norm]))
+    decoder.refresh()
+    for loss, together in zip(each_loss.tolist(), passes, strict=True):
         if not math.isfinite(loss):
             raise TrainingError(_not_finite("loss", loss, step, together, learning_rate))
-        loss_sum += loss
-        between_passes()
-    grad_norm = optimizer.clip(max_grad_norm)
+    grad_norm = float(norm)
     if not math.isfinite(grad_norm):
         raise TrainingError(_not_finite("gradient", grad_norm, step, samples, learning_rate))
-    optimizer.step(learning_rate)
-    decoder.refresh()
     return StepFigures(
-        loss=loss_sum / targets,
+        loss=float(each_loss.sum()) / targets,
         grad_norm=grad_norm,
         tokens=sum(tokens_in(sample.row) for sample in samples),
     )
