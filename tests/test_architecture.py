@@ -23,12 +23,12 @@ FLOOR = {
     "planning": 3, "model": 3,
     "training": 4, "evaluation": 4, "export": 4, "serving": 4,
     "job": 4, "survey": 4,
-    "pipeline": 5,
+    "pipeline": 5, "preflight": 5,
     "cli": 6, "web": 6, "__init__": 6,
 }  # fmt: skip
 
 TORCH_ANYWHERE = {"kernels", "model", "training", "evaluation", "export", "serving"}
-TORCH_INSIDE_A_FUNCTION = {"machine", "job", "pipeline"}
+TORCH_INSIDE_A_FUNCTION = {"machine", "job", "pipeline", "preflight"}
 
 ONE_FILE_EACH = (
     "betterleaks",

@@ -24,10 +24,10 @@ GIB = 2**30
 @json_option
 def command(as_json: bool) -> int:
     """Measure, keep and show."""
-    from repotune import pipeline
+    from repotune import preflight
 
     with show_progress() as emit:
-        rates = pipeline.calibrate(emit=emit)
+        rates = preflight.calibrate(emit=emit)
     if as_json:
         print_json(asdict(rates))
     else:

@@ -41,9 +41,9 @@ STYLES: Mapping[Finding, str] = {
 @json_option
 def command(lang: Lang, as_json: bool) -> int:
     """Examine the machine and show the findings; 1 if the main job would not start."""
-    from repotune import pipeline
+    from repotune import preflight
 
-    diagnosis = pipeline.doctor(models=model_cache(os.environ), lang=lang)
+    diagnosis = preflight.doctor(models=model_cache(os.environ), lang=lang)
     if as_json:
         print_json(asdict(diagnosis))
     else:

@@ -65,15 +65,15 @@ def command(
         across = "gpus" if compare else "models"
     config = None if config_file is None else FineTuningConfig.from_toml(config_file)
 
-    from repotune import pipeline
+    from repotune import preflight
 
     with show_progress() as emit:
-        asked, *others = pipeline.plan(
+        asked, *others = preflight.plan(
             code,
             config,
             model=model,
             gpu=gpu,
-            price_per_kwh=price_per_kwh or pipeline.PRICE_PER_KWH,
+            price_per_kwh=price_per_kwh or preflight.PRICE_PER_KWH,
             across=across,
             emit=emit,
         )

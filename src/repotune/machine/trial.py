@@ -48,8 +48,8 @@ class Trainable(Protocol):
 
     def loss_and_grad(
         self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None
-    ) -> float:
-        """Sum of the row's losses in nats; adds to the gradients."""
+    ) -> torch.Tensor:
+        """Sum of the row's losses in nats, []; adds to the gradients."""
         ...
 
 
@@ -147,7 +147,8 @@ def _loss_and_gradient(decoder: Trainable) -> tuple[float, torch.Tensor, float]:
             assert tensor.grad is not None
             tensor.grad.zero_()
         start = time.perf_counter()
-        loss = decoder.loss_and_grad(_row(), scale=1.0, policy=policy, dropout_seed=None)
+        summed = decoder.loss_and_grad(_row(), scale=1.0, policy=policy, dropout_seed=None)
+        loss = float(summed)
         gradients = [tensor.grad for tensor in state.values() if tensor.grad is not None]
         gradient = torch.cat([one.cpu().float().flatten() for one in gradients])
         seconds = time.perf_counter() - start

@@ -1,0 +1,124 @@
+"""Before a run: is this machine fit, how fast is it, what would the run need, take and cost.
+
+The verbs behind ``repotune doctor``, ``calibrate`` and ``plan``; ``pipeline`` is the run itself.
+Torch is imported inside the verbs that need it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from repotune.config import FineTuningConfig
+from repotune.errors import DownloadError, ModelError
+from repotune.events import Emit, StageDone, StageStarted, ignore
+from repotune.job import CPU_MODEL, GPU_MODEL
+from repotune.records import LINEAR_MODULES, Diagnosis, LoraSpec, MachineRates, Plan
+
+if TYPE_CHECKING:
+    from repotune.machine import JobNeeds, RandomWeights
+    from repotune.machine.texts import Lang
+    from repotune.model import Decoder
+
+PRICE_PER_KWH = 0.17
+"""USD: the average of households in the United States, 2025 (EIA)."""
+LEAST_VRAM_BYTES = int(4.9 * 2**30)
+"""CodeLlama 7B in 4 bits at 1 x 1,024 tokens, as measured on the device."""
+
+
+def doctor(*, models: Path, lang: Lang = "en") -> Diagnosis:
+    """Whether ``tune`` would start on this machine with its defaults, and what to mend.
+
+    ``models`` is where downloaded models lie. With a GPU, one layer is trained on it.
+    """
+    from repotune.machine import conclude, expects_gpu, gather, judge, judge_layer, try_layer
+
+    facts = gather({"models": models, "runs": Path.cwd()})
+    needs = _main_job(on_gpu=expects_gpu(facts), has_torch=facts.torch is not None)
+    checks = judge(facts, needs, lang)
+    if needs.on_gpu and facts.torch and facts.torch.sees_gpu:
+        checks += (judge_layer(facts, try_layer(_one_layer, "cuda"), lang),)
+    return conclude(checks, needs, lang)
+
+
+def calibrate(*, emit: Emit = ignore) -> MachineRates:
+    """Measure this machine's rates, on its GPU if it has one, and keep them for later plans."""
+    import torch
+
+    from repotune.machine import calibrate as measure
+    from repotune.machine import write_rates
+
+    emit(StageStarted(stage="calibration"))
+    rates = measure("cuda" if torch.cuda.is_available() else "cpu")
+    path = write_rates(rates, emit=emit)
+    if path is not None:
+        emit(StageDone(stage="calibration", summary=f"kept in {path}"))
+    return rates
+
+
+def plan(
+    code: Path | tuple[int, float], config: FineTuningConfig | None = None, *,
+    model: str | None = None, gpu: str | None = None, price_per_kwh: float = PRICE_PER_KWH,
+    across: Literal["gpus", "models"] | None = None, emit: Emit = ignore,
+) -> tuple[Plan, ...]:  # fmt: skip
+    """What tuning on ``code``, a tree or (files, tokens per file), needs, takes and costs.
+
+    For the GPU that is named, else for this machine; ``config`` None: settings that suit it. The
+    first plan is the one asked for, ``across`` adds one for each known GPU or model. No torch, but
+    for the tokenizer of a tree. Raises UsageError, ModelError and CorpusError.
+    """
+    from repotune import survey
+
+    target, notes = survey.named_target(gpu) if gpu else survey.this_target(emit)
+    name = model or (config and config.model)
+    on_gpu = target.device == "cuda" or across == "gpus"
+    subject = survey.find_subject(name or (GPU_MODEL if on_gpu else CPU_MODEL))
+    base = config or FineTuningConfig()
+    if isinstance(code, Path):
+        workload = survey.code_in(
+            code, subject.name, keep_vendored=base.keep_vendored, seed=base.seed, emit=emit
+        )
+    else:
+        workload = survey.given_code(*code)
+    return survey.plans(
+        target, subject, config, workload, price_per_kwh=price_per_kwh, across=across, notes=notes
+    )
+
+
+def _main_job(*, on_gpu: bool, has_torch: bool) -> JobNeeds:
+    """What ``tune`` without settings asks of this machine."""
+    from repotune.machine import main_job
+
+    model, is_here, error = GPU_MODEL if on_gpu else CPU_MODEL, False, ""
+    if has_torch:
+        from repotune.model import resolve_model
+
+        try:
+            resolve_model(model, revision=None, offline=True, cache=None, emit=ignore)
+            is_here = True
+        except DownloadError:  # not here yet, which is no error before the first run
+            pass
+        except ModelError as refused:
+            error = str(refused)
+    return main_job(
+        model, on_gpu=on_gpu, vram_bytes=LEAST_VRAM_BYTES, is_here=is_here, model_error=error
+    )
+
+
+def _one_layer(weights: RandomWeights, device: str) -> Decoder:
+    """The decoder of ``doctor``'s trial: in 4 bits, in the precision that a run would take."""
+    import torch
+
+    from repotune.kernels import fastest_ops
+    from repotune.model import Decoder
+
+    ops, _ = fastest_ops(torch.device(device))
+    in_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return Decoder(
+        weights,
+        lora=LoraSpec(r=8, alpha=16.0, dropout=0.0, target_modules=LINEAR_MODULES),
+        dtype=torch.bfloat16 if in_bf16 else torch.float32,
+        device=device,
+        ops=ops,
+        use_4bit=True,
+    )
