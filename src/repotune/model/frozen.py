@@ -37,9 +37,15 @@ class DenseWeight:
     def __init__(self, weights: Sequence[Tensor], ranks: int) -> None:
         self._rows = sum(len(weight) for weight in weights)
         self._width = weights[0].shape[1]
-        size = (self._rows + ranks, self._width + ranks)
-        self._padded = _padded(size, weights[0])
-        torch.cat(list(weights), out=self._padded[: self._rows, : self._width])
+        rows, columns = _rounded(self._rows + ranks), _rounded(self._width + ranks)
+        whole = weights[0].new_empty(rows, columns)
+        self._padded = whole[: self._rows + ranks, : self._width + ranks]
+        places = torch.split(whole[: self._rows, : self._width], [len(one) for one in weights])
+        for place, weight in zip(places, weights, strict=True):
+            place.copy_(weight)
+        # B is zero outside of each module's own columns.
+        self._padded[:, self._width :].zero_()
+        self._padded[self._rows :].zero_()
 
     def adapter(self) -> tuple[Tensor, Tensor]:
         """See FrozenWeight; views of the padded matrix."""
@@ -81,11 +87,6 @@ class Nf4Weight:
             start += part.rows
         self._ops.place_adapter(self._a, self._b, whole)
         return whole[: self._rows + ranks, : self._width + ranks]
-
-
-def _padded(size: tuple[int, int], like: Tensor) -> Tensor:
-    rows, columns = size
-    return like.new_zeros(_rounded(rows), _rounded(columns))[:rows, :columns]
 
 
 def _rounded(count: int) -> int:
