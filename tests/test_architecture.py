@@ -18,13 +18,14 @@ SOURCE = Path(repotune.__file__).parent
 
 FLOOR = {
     "errors": 0, "records": 0, "events": 0,
-    "runs": 1, "gguf_file": 1, "tables": 1,
-    "config": 2, "corpus": 2, "tokens": 2, "machine": 2, "kernels": 2,
-    "planning": 3, "model": 3,
-    "training": 4, "evaluation": 4, "export": 4, "serving": 4,
-    "job": 4, "survey": 4,
-    "pipeline": 5, "preflight": 5,
-    "cli": 6, "web": 6, "__init__": 6,
+    "durable": 1, "gguf_file": 1, "tables": 1,
+    "runs": 2, "config": 2,
+    "corpus": 3, "tokens": 3, "machine": 3, "kernels": 3, "planning": 3,
+    "model": 4,
+    "training": 5, "evaluation": 5, "export": 5, "serving": 5, "job": 5, "survey": 5,
+    "forecast": 5, "requirements": 5,
+    "pipeline": 6, "preflight": 6,
+    "cli": 7, "web": 7, "__init__": 7,
 }  # fmt: skip
 
 TORCH_ANYWHERE = {"kernels", "model", "training", "evaluation", "export", "serving"}

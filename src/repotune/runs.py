@@ -17,7 +17,6 @@ killed at any moment leaves either no run or one that can be resumed.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -34,12 +33,15 @@ from typing import Any, Literal, TypeAlias
 
 from filelock import FileLock, Timeout
 
-from repotune.errors import DiskFull, RunError
+from repotune.durable import sync_folder, write_durably, writing
+from repotune.errors import RunError
 
 RUNS_FOLDER = "repotune-runs"
 """Runs without an output folder lie in this folder of the current directory."""
 
 Status: TypeAlias = Literal["running", "interrupted", "finished", "failed"]
+
+ELSEWHERE = "try again, or choose another folder with -o"
 
 _FORMAT = 1
 _LOCK_WAIT_SECONDS = 1.0
@@ -160,7 +162,7 @@ def create_run(
     )
     run = RunFolder(path.absolute())
     refuse_taken(run.path)
-    with _writing(run.path):
+    with writing(run.path, then=ELSEWHERE):
         if run.path.exists():
             # A folder of the user's stays the folder it is (it may be the current directory).
             with _lock(run):
@@ -236,17 +238,14 @@ def write_json_atomic(path: Path, value: Any) -> None:
     """
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     partial = _partial(path)
-    with _writing(path):
+    with writing(path, then=ELSEWHERE):
         try:
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            write_durably(partial, text.encode())
             partial.replace(path)
         except OSError:
             partial.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def _create_by_rename(run: RunFolder, state: RunState, config_toml: str) -> None:
@@ -259,7 +258,7 @@ def _create_by_rename(run: RunFolder, state: RunState, config_toml: str) -> None
     except BaseException:
         shutil.rmtree(staging.path, ignore_errors=True)
         raise
-    _sync_folder(run.path.parent)
+    sync_folder(run.path.parent)
 
 
 def _fill(run: RunFolder, state: RunState, config_toml: str) -> None:
@@ -366,29 +365,3 @@ def _now() -> str:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into an error that names ``path``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"The disk is full, so {path} cannot be written: free some space and try again."
-            ) from None
-        raise RunError(
-            f"{path} cannot be written: {error.strerror}; choose another folder with -o."
-        ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` last through a power cut; Windows does that by itself."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -16,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from repotune.corpus.manifest import FileLine
-from repotune.errors import DiskFull, RunError
+from repotune.durable import writing
+from repotune.errors import RunError
 from repotune.records import CorpusSummary, Document, Split
 
 MANIFEST = "manifest.parquet"
@@ -72,7 +72,7 @@ def write_corpus(
     Raises DiskFull or RunError if the disk does not take them; then nothing is left of them.
     """
     partial = partial_of(folder)
-    with _writing(folder):
+    with writing(folder):
         if partial.exists():  # of a process that was killed
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
@@ -124,23 +124,6 @@ def _write_table(
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into an error that names ``folder``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"The disk is full, so {folder} cannot be written: free some space and go on with "
-                "--resume."
-            ) from None
-        raise RunError(
-            f"{folder} cannot be written ({error.strerror or error}): mend the disk or the "
-            "folder's permissions and go on with --resume."
-        ) from None
 
 
 @contextmanager

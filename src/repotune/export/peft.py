@@ -7,12 +7,9 @@ there, or beside it, where the next export or load finds it.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from repotune.errors import DiskFull, RunError
+from repotune.durable import sync_folder, write_durably, writing
+from repotune.errors import RunError
 from repotune.model.starter import STARTER
 from repotune.records import LoraSpec, ModelRef
 
@@ -46,17 +44,19 @@ def export_adapter(
         for name, tensor in lora_state.items()
     }
     partial, replaced = _beside(folder, "partial"), _beside(folder, "replaced")
-    with _writing(folder):
+    with writing(folder, note="; the weights are in the newest checkpoint"):
         _recover(folder)
         _refuse_what_is_no_adapter(folder)
         for leftover in (partial, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
-            _write(partial / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+            write_durably(
+                partial / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"})
+            )
             config = {**_settings(lora), **_origin(lora, base)}
-            _write(partial / CONFIG, json.dumps(config, indent=2, allow_nan=False).encode())
-            _sync(partial)
+            write_durably(partial / CONFIG, json.dumps(config, indent=2, allow_nan=False).encode())
+            sync_folder(partial)
             if folder.exists():
                 folder.replace(replaced)
             partial.replace(folder)
@@ -64,7 +64,7 @@ def export_adapter(
             _recover(folder)
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _sync(folder.parent)
+        sync_folder(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -172,37 +172,3 @@ def _recover(folder: Path) -> None:
 
 def _beside(folder: Path, why: str) -> Path:
     return folder.with_name(f".{folder.name}.{why}")
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in ``folder`` last through a power cut; Windows does that by itself."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"The disk is full, so the adapter {folder} cannot be written; the weights are in "
-                "the newest checkpoint: free some space and go on with --resume."
-            ) from None
-        raise RunError(
-            f"The adapter {folder} cannot be written ({error.strerror}); the weights are in the "
-            "newest checkpoint: mend the disk or the folder's permissions and go on with --resume."
-        ) from None

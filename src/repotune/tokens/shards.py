@@ -11,7 +11,6 @@ file of this room that knows Parquet.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -28,7 +27,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from repotune.errors import DiskFull, RunError
+from repotune.durable import sync_file, writing
+from repotune.errors import RunError
 from repotune.records import IGNORE, IntArray, Row, RowsSummary
 from repotune.tokens.pieces import Piece
 
@@ -82,7 +82,7 @@ def write_rows(
     starts. Raises DiskFull or RunError if the disk does not take the rows; nothing is left then.
     """
     partial = folder.with_name(f".{folder.name}.partial")
-    with _writing(folder):
+    with writing(folder):
         if partial.exists():  # of a process that was killed
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
@@ -95,11 +95,11 @@ def write_rows(
             summary = replace(summary, fingerprint=digest.hexdigest())
             table = pa.Table.from_pylist(lines, schema=_SCHEMA)
             pq.write_table(table, partial / ROWS, compression="zstd")
-            _sync(partial / ROWS)
+            sync_file(partial / ROWS)
             content = {**header, "shards": shards, "summary": asdict(summary)}
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             (partial / TOKENS).write_text(text, encoding="utf-8", newline="\n")
-            _sync(partial / TOKENS)
+            sync_file(partial / TOKENS)
             partial.rename(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -202,29 +202,6 @@ def _map(path: Path, dtype: str, shape: tuple[int, int]) -> npt.NDArray[Any]:
             f"{path} has {path.stat().st_size} bytes instead of {wanted}: start a new run."
         )
     return np.memmap(path, dtype=dtype, mode="r", shape=shape)
-
-
-def _sync(path: Path) -> None:
-    """Wait until the disk has the file; the rename that follows must not be faster."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into an error that names ``folder``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"The disk is full, so {folder} cannot be written: free some space and go on with "
-                "--resume."
-            ) from None
-        raise RunError(
-            f"{folder} cannot be written ({error.strerror or error}): mend the disk or the "
-            "folder's permissions and go on with --resume."
-        ) from None
 
 
 @contextmanager

@@ -27,9 +27,9 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from repotune.durable import sync_folder, write_durably, writing
 from repotune.errors import CheckpointError, DiskFull
 from repotune.events import Emit, Notice
-from repotune.training.durable import sync_folder, write_durably, writing
 
 LORA, OPTIMIZER, STATE, DIGESTS = (
     "lora.safetensors",
@@ -38,6 +38,7 @@ LORA, OPTIMIZER, STATE, DIGESTS = (
     "digests.json",
 )
 FORMAT = 1
+WHOLE = "; what was saved before is whole"
 _NAME = re.compile(r"step-(\d{6,})")
 _OVERHEAD_BYTES = 2**20
 """More than the headers, ``state.json`` and ``digests.json`` take."""
@@ -76,7 +77,7 @@ def prepare(folder: Path, lora: Mapping[str, Tensor], *, checkpoints: int) -> No
     1 MiB. Raises DiskFull unless that many fit, RunError if the folder cannot be made.
     """
     need = checkpoints * (3 * sum(tensor.nbytes for tensor in lora.values()) + _OVERHEAD_BYTES)
-    with writing(folder):
+    with writing(folder, note=WHOLE):
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         free = shutil.disk_usage(folder).free
@@ -95,7 +96,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     final = checkpoint_path(folder, checkpoint.step)
     partial = _hidden(final, "partial")
     prepare(folder, checkpoint.lora, checkpoints=1)
-    with writing(final):
+    with writing(final, note=WHOLE):
         try:
             partial.mkdir()
             digests = {}

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from repotune.durable import write_durably, writing
 from repotune.events import Emit, Event, StepDone
-from repotune.training.durable import write_durably, writing
 
+_WHOLE = "; what was saved before is whole"
 _CURVES = ("loss", "grad_norm", "learning_rate", "tokens_per_second")
 _FLUSH_SECONDS = 10
 
@@ -24,9 +25,9 @@ def log_metrics(lines: Path, tensorboard: Path, *, reached: int) -> Iterator[Emi
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    with writing(lines):
+    with writing(lines, note=_WHOLE):
         _cut_after(lines, reached)
-    with writing(tensorboard):
+    with writing(tensorboard, note=_WHOLE):
         # purge_step hides the steps from there on that an earlier writer left in the folder.
         board = SummaryWriter(str(tensorboard), purge_step=reached + 1, flush_secs=_FLUSH_SECONDS)
 
@@ -34,16 +35,16 @@ def log_metrics(lines: Path, tensorboard: Path, *, reached: int) -> Iterator[Emi
         if not isinstance(event, StepDone):
             return
         figures = asdict(event)
-        with writing(lines), lines.open("ab") as file:
+        with writing(lines, note=_WHOLE), lines.open("ab") as file:
             file.write(json.dumps(figures, allow_nan=False).encode() + b"\n")
-        with writing(tensorboard):
+        with writing(tensorboard, note=_WHOLE):
             for curve in _CURVES:
                 board.add_scalar(f"train/{curve}", figures[curve], event.step)
 
     try:
         yield log
     finally:
-        with writing(tensorboard):
+        with writing(tensorboard, note=_WHOLE):
             board.close()
 
 

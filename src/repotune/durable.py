@@ -19,8 +19,14 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def sync_file(path: Path) -> None:
+    """Wait until the disk has a file that is written; a rename that follows must not be faster."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in ``folder``; Windows cannot, and does it by itself."""
+    """Make a rename in ``folder`` last through a power cut; Windows does that by itself."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -31,17 +37,19 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into DiskFull or RunError that names ``path``."""
+def writing(path: Path, *, note: str = "", then: str = "go on with --resume") -> Iterator[None]:
+    """Turn what the operating system refuses into DiskFull or RunError that names ``path``.
+
+    ``note`` says what is safe all the same, ``then`` what to do once the cause is mended.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
-                f"The disk is full, so {path} cannot be written; what was saved before is whole: "
-                "free some space and go on with --resume."
+                f"The disk is full, so {path} cannot be written{note}: free some space and {then}."
             ) from None
         raise RunError(
-            f"{path} cannot be written ({error.strerror}); what was saved before is whole: "
-            "mend the disk or the folder's permissions and go on with --resume."
+            f"{path} cannot be written ({error.strerror or error}){note}: mend the disk or the "
+            f"folder's permissions and {then}."
         ) from None
