@@ -6,8 +6,17 @@ tensor; ``decoder`` is built of ``layer``s, these of ``linear``s; ``generate`` c
 
 from repotune.model.decoder import Decoder
 from repotune.model.generate import generate
+from repotune.model.quantised import QuantisedLayers
 from repotune.model.resolve import resolve_model
 from repotune.model.shape import read_shape
 from repotune.model.weights import WeightSource, open_weights
 
-__all__ = ["Decoder", "WeightSource", "generate", "open_weights", "read_shape", "resolve_model"]
+__all__ = [
+    "Decoder",
+    "QuantisedLayers",
+    "WeightSource",
+    "generate",
+    "open_weights",
+    "read_shape",
+    "resolve_model",
+]

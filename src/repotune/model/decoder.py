@@ -9,20 +9,21 @@ Shapes: T tokens of a row, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from repotune.kernels import PLAIN, Buffers, Documents, Ops
-from repotune.kernels.nf4 import quantise
+from repotune.kernels.nf4 import Nf4, quantise
 from repotune.model.backprop import Backprop, Parts
 from repotune.model.frozen import DenseWeight, FrozenWeight, Nf4Weight
 from repotune.model.layer import Layer, LayerCache, RowContext
 from repotune.model.linear import StackedLinear, parts_of, ranks_of
+from repotune.model.quantised import QuantisedLayers
 from repotune.model.rope import frequencies
-from repotune.model.weights import WeightSource
+from repotune.model.weights import WeightSource, tensor_shapes
 from repotune.records import IntArray, LoraSpec, Policy, Row
 
 STACKS = (
@@ -52,10 +53,13 @@ class Decoder:
         seed: int = 0,
         ops: Ops = PLAIN,
         use_4bit: bool = False,
+        quantised: QuantisedLayers | None = None,
     ) -> None:
         self.shape, self.lora, self.ops = source.shape, lora, ops
         self.dtype, self.device, self.use_4bit = dtype, torch.device(device), use_4bit
         self._source, self._shared = source, Buffers(dtype, self.device)
+        self._quantised = quantised if use_4bit else None
+        self._sizes = tensor_shapes(self.shape)
         generator = torch.Generator().manual_seed(seed)
         embedding_VD = self._read("model.embed_tokens.weight")
         tied = self.shape.tie_word_embeddings
@@ -194,34 +198,52 @@ class Decoder:
 
     def _layer(self, index: int, generator: torch.Generator) -> Layer:
         prefix = f"model.layers.{index}"
-        qkv, o, gate_up, down = (
-            self._stack([f"{prefix}.{block}.{module}" for module in modules], generator)
-            for block, modules in STACKS
-        )
+        stacks = [[f"{prefix}.{block}.{module}" for module in names] for block, names in STACKS]
+        kept = self._kept_matrices(index, stacks)
+        matrices: dict[str, Nf4] = {}
+        qkv, o, gate_up, down = (self._stack(names, generator, kept, matrices) for names in stacks)
+        if self._quantised is not None and not kept:
+            self._quantised.write(index, matrices)
         return Layer(
             self.shape, ops=self.ops, qkv=qkv, o=o, gate_up=gate_up, down=down,
             attention_norm=self._read(f"{prefix}.input_layernorm.weight"),
             mlp_norm=self._read(f"{prefix}.post_attention_layernorm.weight"),
         )  # fmt: skip
 
-    def _stack(self, names: Sequence[str], generator: torch.Generator) -> StackedLinear:
-        weights = [self._read(f"{name}.weight") for name in names]
-        parts = parts_of(names, [len(weight) for weight in weights], self.lora)
+    def _kept_matrices(self, index: int, stacks: list[list[str]]) -> dict[str, Nf4]:
+        """The layer's matrices as an earlier run quantised them; empty if there are none."""
+        if self._quantised is None:
+            return {}
+        wanted = {name: self._sizes[f"{name}.weight"] for names in stacks for name in names}
+        return self._quantised.read(index, wanted, self.device) or {}
+
+    def _stack(
+        self, names: Sequence[str], generator: torch.Generator, kept: Mapping[str, Nf4],
+        matrices: dict[str, Nf4],
+    ) -> StackedLinear:  # fmt: skip
+        """Linears of one input; in 4 bits their matrices are taken from ``kept`` or made."""
+        sizes = [self._sizes[f"{name}.weight"] for name in names]
+        parts = parts_of(names, [rows for rows, _ in sizes], self.lora)
         biases = [f"{name}.bias" for name in names if f"{name}.bias" in self._source.names()]
         return StackedLinear(
             parts,
-            self._frozen(weights, ranks_of(parts)),
+            self._frozen(names, ranks_of(parts), kept, matrices),
             torch.cat([self._read(name) for name in biases]) if biases else None,
             lora=self.lora,
             generator=generator,
             ops=self.ops,
         )
 
-    def _frozen(self, weights: list[Tensor], ranks: int) -> FrozenWeight:
+    def _frozen(
+        self, names: Sequence[str], ranks: int, kept: Mapping[str, Nf4],
+        matrices: dict[str, Nf4],
+    ) -> FrozenWeight:  # fmt: skip
         if not self.use_4bit:
-            return DenseWeight(weights, ranks)
-        quantised = [quantise(weight) for weight in weights]
-        return Nf4Weight(quantised, ranks, ops=self.ops, buffers=self._shared, dtype=self.dtype)
+            return DenseWeight([self._read(f"{name}.weight") for name in names], ranks)
+        for name in names:
+            matrices[name] = kept.get(name) or quantise(self._read(f"{name}.weight"))
+        parts = [matrices[name] for name in names]
+        return Nf4Weight(parts, ranks, ops=self.ops, buffers=self._shared, dtype=self.dtype)
 
     def _flat_masters(self) -> Tensor:
         linears = [linear for layer in self.layers for linear in layer.linears]

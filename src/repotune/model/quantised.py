@@ -1,0 +1,79 @@
+"""A model's NF4 weights on this disk, so that the next run need not read and quantise it again.
+
+    <folder>/layer-000.safetensors      the parts of a layer's matrices, by name
+    <folder>/layer-000.sha256           of that file; written last
+
+One file a layer, so that no more than a layer is in host memory at a time. It is a cache: a layer
+that is missing or damaged is quantised again, and a disk that is full costs the cache, not the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from repotune.durable import write_durably, writing
+from repotune.errors import DiskFull, RunError
+from repotune.events import Emit, Notice
+from repotune.kernels.nf4 import Nf4
+
+PARTS = ("packed", "scales", "group_scales", "offset")
+
+
+class QuantisedLayers:
+    """The layers in ``folder``, which is that of one base model in one precision."""
+
+    def __init__(self, folder: Path, emit: Emit) -> None:
+        self._folder, self._emit, self._writes = folder, emit, True
+
+    def read(
+        self, layer: int, sizes: Mapping[str, tuple[int, ...]], device: torch.device
+    ) -> dict[str, Nf4] | None:
+        """The matrices of ``layer`` by name, given their ``sizes``; None if they are not here."""
+        path = self._path(layer)
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != path.with_suffix(".sha256").read_text("ascii"):
+                return None
+            parts = safetensors.torch.load(data)
+            return {
+                name: Nf4(rows, columns, *(parts[f"{name}.{part}"].to(device) for part in PARTS))
+                for name, (rows, columns) in sizes.items()
+            }
+        except (OSError, UnicodeDecodeError, SafetensorError, KeyError):
+            return None
+
+    def write(self, layer: int, matrices: Mapping[str, Nf4]) -> None:
+        """Keep the matrices of ``layer``; the first time that fails, say so, and stop trying."""
+        if not self._writes:
+            return
+        tensors = {
+            f"{name}.{part}": tensor.cpu()
+            for name, one in matrices.items()
+            for part, tensor in zip(
+                PARTS, (one.packed, one.scales, one.group_scales, one.offset), strict=True
+            )
+        }
+        path, data = self._path(layer), safetensors.torch.save(tensors)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with writing(path, note="; the run goes on without it", then="start it again"):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                write_durably(partial, data)
+                partial.replace(path)
+                seal = hashlib.sha256(data).hexdigest().encode("ascii")
+                write_durably(path.with_suffix(".sha256"), seal)
+        except (DiskFull, RunError) as error:
+            self._writes = False
+            with suppress(OSError):
+                partial.unlink()
+            self._emit(Notice(message=str(error)))
+
+    def _path(self, layer: int) -> Path:
+        return self._folder / f"layer-{layer:03d}.safetensors"

@@ -1,0 +1,88 @@
+"""What is kept of a quantised model is what quantising it again gives."""
+
+import numpy as np
+import pytest
+import torch
+
+from repotune.events import Notice
+from repotune.model import Decoder, QuantisedLayers
+from repotune.model.weights import tensor_shapes
+from repotune.records import LINEAR_MODULES, LoraSpec, Shape
+
+SHAPE = Shape(
+    model_type="llama", vocab_size=61, hidden_size=64, intermediate_size=128,
+    num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+    rms_norm_eps=1e-5, rope_theta=1e4, rope_scaling=None, max_position_embeddings=128,
+    tie_word_embeddings=False, qkv_bias=False, o_bias=False, mlp_bias=False,
+)  # fmt: skip
+LORA = LoraSpec(r=2, alpha=4.0, dropout=0.0, target_modules=LINEAR_MODULES)
+IDS = np.arange(20)
+
+
+class Counting:
+    """Random weights that note what was read."""
+
+    shape = SHAPE
+
+    def __init__(self):
+        self.sizes, self.read_names = tensor_shapes(SHAPE), []
+        self.order = {name: i for i, name in enumerate(self.sizes)}
+
+    def names(self):
+        return self.sizes
+
+    def read(self, name):
+        self.read_names.append(name)
+        generator = torch.Generator().manual_seed(self.order[name])
+        values = torch.randn(self.sizes[name], generator=generator)
+        return values * 0.2 if values.dim() == 2 else values * 0.1 + 1.0
+
+    def linears_read(self):
+        return sum("_proj" in name for name in self.read_names)
+
+
+def load(folder, emit=lambda event: None, quantised=True):
+    source = Counting()
+    layers = QuantisedLayers(folder, emit) if quantised else None
+    decoder = Decoder(source, lora=LORA, dtype=torch.float32, use_4bit=True, quantised=layers)
+    return source, decoder.logits(IDS)
+
+
+def test_the_second_load_reads_no_linear_and_gives_the_same_bits(tmp_path):
+    _, want = load(tmp_path / "absent", quantised=False)
+    first, logits = load(tmp_path / "kept")
+    assert first.linears_read() == 14
+    assert torch.equal(logits, want)
+    second, again = load(tmp_path / "kept")
+    assert second.linears_read() == 0
+    assert torch.equal(again, want)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-9],
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        lambda data: b"",
+    ],
+)
+@pytest.mark.parametrize("name", ["layer-001.safetensors", "layer-001.sha256"])
+def test_a_damaged_layer_is_made_again(damage, name, tmp_path):
+    _, want = load(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(damage(path.read_bytes()))
+    source, logits = load(tmp_path)
+    assert source.linears_read() == 7
+    assert torch.equal(logits, want)
+    assert load(tmp_path)[0].linears_read() == 0
+
+
+def test_a_disk_that_refuses_costs_the_cache_and_not_the_run(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    notices = []
+    source, logits = load(tmp_path / "file" / "kept", notices.append)
+    assert source.linears_read() == 14
+    assert torch.equal(logits, load(tmp_path / "fresh")[1])
+    assert len(notices) == 1
+    assert isinstance(notices[0], Notice)
+    assert "goes on without it" in notices[0].message
