@@ -62,6 +62,8 @@ bench: setup ## measure speed and memory against transformers + peft
 docs: setup ## write the generated pages
 	$(BIN)/python -m repotune.cli.settings_page docs/settings.md
 	$(BIN)/python -m repotune.cli.preset_table src/repotune/tables/presets.toml
+	$(BIN)/repotune requirements -o docs/requirements.md
+	$(BIN)/repotune requirements --lang ko -o docs/requirements.ko.md
 
 clean: ## remove what the other targets made, but .venv
 	rm -rf .demo build dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info

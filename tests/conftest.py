@@ -3,6 +3,7 @@
 import json
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,20 @@ def _refuse_network(event: str, args: tuple[object, ...]) -> None:
 sys.addaudithook(_refuse_network)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Caches lie in the test session's folder, not in the user's home."""
-    cache: Path = tmp_path_factory.getbasetemp() / "user-cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setenv("LOCALAPPDATA", str(cache))
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Caches and measurements lie in the test session's folder, not in the user's home.
+
+    For the whole session, since fixtures of a module come before those of a test.
+    """
+    home: Path = tmp_path_factory.getbasetemp() / "user"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.setenv("XDG_DATA_HOME", str(home / "data"))
+        patch.setenv("LOCALAPPDATA", str(home))
+        if sys.platform == "darwin":
+            patch.setenv("HOME", str(home))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from repotune import FineTuningConfig, complete, evaluate, resume, tune
+from repotune.cli import main
 from repotune.errors import CorpusError, DoesNotFit, ModelError, RunError, UsageError
 from repotune.events import CheckpointSaved, Notice, StepDone
+from repotune.forecast import SIZE_FIELDS
+from repotune.machine import find_device, identify, read_outcomes, read_rates
 from repotune.pipeline import Location
 from repotune.runs import RunFolder, open_run
 
@@ -166,6 +169,70 @@ def test_what_is_left_open_is_decided_and_written_down(finished):
     assert len(facts["policy"]["layers"]) == 2
     notices = [event.message for event in events if isinstance(event, Notice)]
     assert any("use_4bit" in message for message in notices)
+
+
+def test_the_plan_and_what_came_of_it_are_written_down(finished):
+    result, events = finished
+    facts = open_run(Path(result.run)).state().facts
+    plan, outcome = facts["plan"], facts["outcome"]
+    assert (plan["verdict"], plan["steps"]) == ("fits", 6)
+    for name in ("peak_gib", "tokens_per_second", "hours"):
+        assert 0 < plan[name]["low"] < plan[name]["expected"] < plan[name]["high"]
+    assert outcome["predicted_tokens_per_second"] == plan["tokens_per_second"]["expected"]
+    assert outcome["measured_tokens_per_second"] > 0
+    assert outcome["steps"] == 6
+    assert result.outcome.measured_peak_bytes == outcome["measured_peak_bytes"]
+    notices = [event.message for event in events if isinstance(event, Notice)]
+    (line,) = [message for message in notices if message.startswith("Plan: ")]
+    assert facts["policy"]["reason"].lower() in line.lower()
+    assert result.outcome in read_outcomes(outcome["machine_id"])
+    # 6 steps are a trial, for which nothing is measured.
+    assert not any("measured once" in message for message in notices)
+
+
+def test_the_first_real_run_measures_the_machine_once(
+    source_tree, tiny_model, tmp_path, monkeypatch
+):
+    for name in ("XDG_DATA_HOME", "LOCALAPPDATA", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "data"))
+    probe = sys.modules["repotune.machine.calibrate"]
+    monkeypatch.setitem(probe.MATMUL_SECONDS, "cpu", 0.02)
+    monkeypatch.setattr(probe, "COPY_SECONDS", 0.05)
+    said = []
+    for name in ("first", "second"):
+        config = settings(tiny_model, tmp_path / name, batch_size=1, max_steps=21, evaluate=False)
+        events = []
+        tune(source_tree, config, emit=events.append)
+        said.append(" ".join(event.message for event in events if isinstance(event, Notice)))
+    assert read_rates(identify(find_device()).machine_id) is not None
+    first, second = said
+    assert "measured once" in first
+    assert "rates are measured here" in first
+    assert "The last run here" not in first
+    assert "measured once" not in second
+    assert "The last run here had" in second
+
+
+def test_the_command_without_sizes_writes_down_what_it_used(
+    source_tree, tiny_model, tmp_path, capsys
+):
+    command = ["tune", str(source_tree), "--model", str(tiny_model), "--no-evaluate"]
+    folder = tmp_path / "run"
+    arguments = ["--max-steps", "2", "--precision", "fp32", "-o", str(folder)]
+    assert main([*command, *arguments]) == 0
+    said = capsys.readouterr()
+    assert "Plan       predicted " in said.out
+    used = FineTuningConfig.from_toml(folder / "config.toml")
+    state = open_run(folder).state()
+    assert FineTuningConfig(**state.config) == used
+    defaults = FineTuningConfig()
+    others = set(FineTuningConfig.model_fields) - set(SIZE_FIELDS)
+    changed = {name for name in others if dict(used)[name] != dict(defaults)[name]}
+    assert changed == {"model", "max_steps", "precision", "output_dir", "evaluate"}
+    if find_device() == "cpu":
+        assert all(dict(used)[name] == dict(defaults)[name] for name in SIZE_FIELDS)
+    else:
+        assert "Settings for the" in said.err
 
 
 def test_a_model_that_changed_is_refused(source_tree, tiny_model, tmp_path):

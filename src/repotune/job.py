@@ -63,22 +63,20 @@ class Job:
         return self.config.batch_size if self.machine.gpu else 1
 
     @property
-    def device(self) -> str:
+    def device(self) -> Literal["cpu", "cuda"]:
         """PyTorch's name of the device that the work runs on."""
         return "cuda" if self.machine.gpu else "cpu"
 
 
 def settle(state: RunState, emit: Emit) -> Job:
     """Decide what the configuration leaves open, or find again what was decided before."""
-    from repotune.machine import probe
+    from repotune.machine import precision_here, probe
     from repotune.model import read_shape
     from repotune.tokens import load_tokenizer
 
     config = FineTuningConfig(**state.config)
     machine = probe()
-    precision = state.facts.get("precision", config.precision)
-    if precision == "auto":
-        precision = "bf16" if machine.bf16 else "fp32"
+    precision = precision_here(state.facts.get("precision", config.precision), machine)
     if config.use_4bit and not machine.gpu:
         emit(Notice(message=f"use_4bit needs a GPU, and there is none: using {precision}."))
     base = _find_base(state, config, GPU_MODEL if machine.gpu else CPU_MODEL, emit)
@@ -149,8 +147,12 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
     import torch
 
     from repotune.kernels import fastest_ops
+    from repotune.machine import cap_gpu, prepare_gpu
     from repotune.model import Decoder, open_weights
 
+    if job.machine.gpu:
+        prepare_gpu()
+        cap_gpu()
     ops, note = fastest_ops(torch.device(job.device))
     if note is not None:
         emit(Notice(message=note))

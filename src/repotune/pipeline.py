@@ -10,13 +10,24 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from repotune.config import FineTuningConfig
 from repotune.errors import CorpusError, RunError, UsageError
 from repotune.events import Emit, Event, Notice, ignore
+from repotune.forecast import (
+    Meter,
+    forecast,
+    outcome,
+    plan_facts,
+    plan_line,
+    prepare,
+    suited_here,
+    target_here,
+)
 from repotune.job import (
     CPU_MODEL,
+    GPU_MODEL,
     Job,
     load_decoder,
     plan_policy,
@@ -26,7 +37,10 @@ from repotune.job import (
 from repotune.records import (
     Completion,
     Evaluation,
+    Outcome,
+    Plan,
     Policy,
+    RowsSummary,
     RunResult,
     TrainResult,
 )
@@ -37,10 +51,12 @@ from repotune.runs import (
     default_run_path,
     find_run,
     list_runs,
+    refuse_taken,
 )
 
 if TYPE_CHECKING:
     from repotune.model import Decoder
+    from repotune.planning import Target
     from repotune.tokens import RowStore
 
 CPU_EVAL_TOKENS = 30_000
@@ -62,10 +78,22 @@ def tune(
 ) -> RunResult:
     """Tune a model on the source code in ``tree``; the run's folder is in the result.
 
+    ``config`` is taken as it is; None: the defaults, on a GPU with the settings that suit it.
     ``interrupted`` in the result says that Ctrl-C or SIGTERM ended it early, at a saved step.
     Raises RepotuneError (see ``errors.py``) for whatever the user can mend.
     """
-    config = config or FineTuningConfig()
+    if config is None:
+        return tune_suited(tree, FineTuningConfig(), emit=emit)
+    return _start(tree, config, suit=False, emit=emit)
+
+
+def tune_suited(tree: str | Path, base: FineTuningConfig, *, emit: Emit = ignore) -> RunResult:
+    """``tune`` with ``base``, whose size settings give way to those that suit this machine's GPU:
+    its preset, or the planner's choice. Without a GPU ``base`` is taken as it is."""
+    return _start(tree, base, suit=True, emit=emit)
+
+
+def _start(tree: str | Path, config: FineTuningConfig, *, suit: bool, emit: Emit) -> RunResult:
     root = Path(tree)
     if not root.exists():
         raise CorpusError(f"{tree} does not exist: give the path of a folder with source code.")
@@ -73,6 +101,9 @@ def tune(
         # Absolute, so that the run can be resumed from any folder.
         config = config.merged({"model": str(Path(config.model).expanduser().absolute())})
     path = config.output_dir or default_run_path(root, Path.cwd(), datetime.now())
+    if suit:
+        refuse_taken(path)  # before what takes time
+        config = suited_here(config, default_model=GPU_MODEL, emit=emit)
     folder = create_run(
         path,
         tree=root,
@@ -108,9 +139,7 @@ def evaluate(
     folder = find_run(run, Path.cwd())
     with folder.locked():
         job, decoder = _open_tuned(folder, emit)
-        evaluation = _evaluate(folder, job, decoder, eval_max_tokens, emit)
-        folder.update(facts=_evaluation_facts(evaluation))
-    return evaluation
+        return _evaluate(folder, job, decoder, eval_max_tokens, emit)
 
 
 def complete(
@@ -165,21 +194,26 @@ def _work(folder: RunFolder, emit: Emit) -> RunResult:
 
 
 def _tune(folder: RunFolder, emit: Emit) -> RunResult:
+    from repotune.machine import Peak
+
+    prepare(folder.state().config["max_steps"], emit)
     job = settle(folder.state(), emit)
     folder.update(facts=job.facts)
     policy = plan_policy(job)  # before the tree is read: what does not fit is said at once
-    emit(Notice(message=policy.reason))
     folder.update(facts={"policy": asdict(policy)})
     rows = _prepare_rows(folder, job, emit)
+    planned = _plan(folder, job, rows.summary, policy, emit)
+    meter = Meter(Peak(job.device), emit)
     decoder = load_decoder(job, emit)
-    trained = _train(folder, job, decoder, rows, policy, emit)
+    trained = _train(folder, job, decoder, rows, policy, meter)
+    took = _record(folder, planned, meter, emit)
     folder.update(facts={"training": asdict(trained)})
     evaluation = None
     if not trained.interrupted:
         _export(folder, job, decoder)
         if job.config.evaluate:
+            decoder.release()  # what the training keeps from row to row, the evaluation can use
             evaluation = _evaluate(folder, job, decoder, None, emit)
-            folder.update(facts=_evaluation_facts(evaluation))
     folder.update(status="interrupted" if trained.interrupted else "finished")
     return RunResult(
         run=str(folder.path),
@@ -190,7 +224,39 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
         interrupted=trained.interrupted,
         adapter=None if trained.interrupted else str(folder.adapter),
         evaluation=evaluation,
+        outcome=took,
     )
+
+
+def _plan(
+    folder: RunFolder, job: Job, rows: RowsSummary, policy: Policy, emit: Emit
+) -> tuple[Plan, Target] | None:
+    """What the whole run should need here, said and written down; None if nobody knows."""
+    target = target_here(job.machine, job.precision, emit)
+    if target is None:
+        emit(Notice(message=policy.reason))
+        return None
+    steps = _steps(job, rows.rows)
+    made = forecast(
+        job.config, job.shape, target, model=job.base.name, precision=job.precision,
+        steps=steps, rows=rows,
+    )  # fmt: skip
+    emit(Notice(message=plan_line(made, target)))
+    folder.update(facts={"plan": plan_facts(made)})
+    return made, target
+
+
+def _record(
+    folder: RunFolder, planned: tuple[Plan, Target] | None, meter: Meter, emit: Emit
+) -> Outcome | None:
+    """Predicted against measured, for the run and for later plans on this machine."""
+    from repotune.machine import record_outcome
+
+    took = planned and outcome(*planned, meter)
+    if took is not None:
+        folder.update(facts={"outcome": asdict(took)})
+        record_outcome(took, emit=emit)
+    return took
 
 
 def _open_tuned(folder: RunFolder, emit: Emit) -> tuple[Job, Decoder]:
@@ -241,7 +307,7 @@ def _prepare_rows(folder: RunFolder, job: Job, emit: Emit) -> RowStore:
 def _train(
     folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, policy: Policy, emit: Emit
 ) -> TrainResult:
-    from repotune.training import latest, load, log_metrics, stop_on_signals, total_steps, train
+    from repotune.training import latest, load, log_metrics, stop_on_signals, train
 
     config = job.config
     fingerprint = training_fingerprint(job, rows.summary.fingerprint)
@@ -265,13 +331,7 @@ def _train(
             batch_size=config.batch_size,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             rows_per_pass=job.rows_per_pass,
-            steps=total_steps(
-                len(rows),
-                batch_size=config.batch_size,
-                gradient_accumulation_steps=config.gradient_accumulation_steps,
-                num_train_epochs=config.num_train_epochs,
-                max_steps=config.max_steps,
-            ),
+            steps=_steps(job, len(rows)),
             learning_rate=config.learning_rate,
             lr_scheduler_type=config.lr_scheduler_type,
             warmup_ratio=config.warmup_ratio,
@@ -287,6 +347,18 @@ def _train(
             emit=emit_and_log,
             should_stop=should_stop,
         )
+
+
+def _steps(job: Job, rows: int) -> int:
+    from repotune.training import total_steps
+
+    return total_steps(
+        rows,
+        batch_size=job.config.batch_size,
+        gradient_accumulation_steps=job.config.gradient_accumulation_steps,
+        num_train_epochs=job.config.num_train_epochs,
+        max_steps=job.config.max_steps,
+    )
 
 
 def _export(folder: RunFolder, job: Job, decoder: Decoder) -> None:
@@ -323,13 +395,6 @@ def _evaluate(
         emit=emit,
     )
     write_evaluation(folder.evaluation, evaluation)
+    base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
+    folder.update(facts={"heldout_bits_per_byte": {"base": base, "tuned": tuned}})
     return evaluation
-
-
-def _evaluation_facts(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "heldout_bits_per_byte": {
-            "base": evaluation.base_bits_per_byte,
-            "tuned": evaluation.tuned_bits_per_byte,
-        }
-    }

@@ -1,13 +1,13 @@
 """Before a run: is this machine fit, how fast is it, what would the run need, take and cost.
 
-The verbs behind ``repotune doctor``, ``calibrate`` and ``plan``; ``pipeline`` is the run itself.
-Torch is imported inside the verbs that need it.
+The verbs behind ``repotune doctor``, ``calibrate``, ``plan`` and ``requirements``; ``pipeline`` is
+the run itself. Torch is imported inside the verbs that need it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from repotune.config import FineTuningConfig
 from repotune.errors import DownloadError, ModelError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from repotune.machine.texts import Lang
     from repotune.model import Decoder
 
+Form: TypeAlias = Literal["md", "html", "json"]
 PRICE_PER_KWH = 0.17
 """USD: the average of households in the United States, 2025 (EIA)."""
 LEAST_VRAM_BYTES = int(4.9 * 2**30)
@@ -83,6 +84,21 @@ def plan(
     return survey.plans(
         target, subject, config, workload, price_per_kwh=price_per_kwh, across=across, notes=notes
     )
+
+
+def requirements(*, model: str | None = None, lang: Lang = "en", form: Form = "md") -> str:
+    """The page of requirements of a model that plans without a network, or lies in a folder.
+
+    Raises ModelError for a model that is neither.
+    """
+    from repotune import survey
+    from repotune.requirements import collect, document, to_html, to_json, to_markdown
+
+    subject = survey.find_subject(model or GPU_MODEL)
+    page = collect(subject.name, subject.shape, subject.download_bytes)
+    if form == "json":
+        return to_json(page, lang)
+    return (to_html if form == "html" else to_markdown)(document(page, lang))
 
 
 def _main_job(*, on_gpu: bool, has_torch: bool) -> JobNeeds:

@@ -23,19 +23,18 @@ from repotune.planning import (
     BYTES_PER_TOKEN,
     Target,
     Workload,
-    chosen_config,
     fastest,
     gpu_target,
     machine_target,
     parameters,
     plan,
+    suited_config,
 )
 from repotune.records import Alternative, Calibration, CloudOffer, Gpu, Machine, Plan, Range, Shape
 from repotune.tables import (
     PRICES_CHANGE,
     clouds,
     find_gpu,
-    find_preset,
     gpus,
     known_model,
     models,
@@ -52,7 +51,6 @@ CONFIDENCE: Final = 2.0
 """Standard errors of the sample's mean on either side: 95 %."""
 DUPLICATES: Final = 0.95
 """Files that are equal are learned once, which a sample does not see."""
-PRESET_MODELS: Final = "codellama/CodeLlama-7b-"
 PRESET_FIELDS: Final = (
     "batch_size", "gradient_accumulation_steps", "max_seq_length", "use_4bit",
 )  # fmt: skip
@@ -191,12 +189,7 @@ def _plan_for(
     price_per_kwh: float, offers: Sequence[tuple[CloudOffer, Gpu]], notes: Sequence[str],
 ) -> Plan:  # fmt: skip
     """``config`` None: the settings that suit the device."""
-    base = config or FineTuningConfig()
-    if config is None:
-        # Presets are for CodeLlama-7B; what suits another model the planner finds.
-        is_theirs = subject.name.startswith(PRESET_MODELS)
-        preset = find_preset(target.gpu.name) if target.gpu and is_theirs else None
-        base = chosen_config(subject.shape, target, base, preset)
+    base = config or suited_config(subject.name, subject.shape, target, FineTuningConfig())
     made = plan(
         model=subject.name,
         shape=subject.shape,
@@ -312,8 +305,9 @@ def _look(emit: Emit) -> tuple[Machine, int, Calibration | None, list[str]]:
     from repotune.machine.calibrate import for_precision
     from repotune.machine.driver import ask_driver
     from repotune.machine.identity import machine_id
+    from repotune.machine.outcomes import track_record
     from repotune.machine.probe import cpu_name, ram, usable_cores
-    from repotune.machine.store import read_rates
+    from repotune.machine.store import read_outcomes, read_rates
 
     torch, cuda = torch_build()
     driver, notes = ask_driver(), []
@@ -355,6 +349,8 @@ def _look(emit: Emit) -> tuple[Machine, int, Calibration | None, list[str]]:
         bf16=bf16,
     )
     measured = for_precision(rates, precision) if rates else None
+    if (record := track_record(read_outcomes(key, emit=emit))) is not None:
+        notes.append(record)
     return machine, gpu.memory_bytes if gpu else 0, measured, notes
 
 

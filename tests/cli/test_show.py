@@ -1,9 +1,10 @@
 """What programs and people are told of a result."""
 
 import json
+from dataclasses import replace
 
 from repotune.cli.show import evaluation_text, resume_command, tune_json, tune_text
-from repotune.records import Completion, Evaluation, Interval, RunResult
+from repotune.records import Completion, Evaluation, Interval, Outcome, RunResult
 
 EVALUATION = Evaluation(
     files=12,
@@ -84,6 +85,32 @@ def test_people_get_the_figure_its_interval_and_one_completion() -> None:
         " tuned | sum(self.items)",
         " truth | sum(self.prices)",
     ]
+
+
+def test_predicted_against_measured() -> None:
+    outcome = Outcome(
+        machine_id="0123456789ab",
+        model="starter",
+        config={},
+        predicted_peak_bytes=4 * 2**30,
+        measured_peak_bytes=5 * 2**30,
+        predicted_tokens_per_second=1200.0,
+        measured_tokens_per_second=1234.5,
+        steps=75,
+        date="2026-11-25T10:00:00+00:00",
+    )
+    result = replace(RESULT, outcome=outcome)
+    line = "Plan       predicted 4.0 GiB, 1,200 tokens/s; measured 5.0 GiB, 1,234 tokens/s"
+    assert line in tune_text(result)
+    assert tune_json(result)["plan"] == {
+        "peak_gib": {"predicted": 4.0, "measured": 5.0},
+        "tokens_per_second": {"predicted": 1200.0, "measured": 1234.5},
+    }
+    hidden = replace(result, outcome=replace(outcome, measured_peak_bytes=None))
+    assert "measured no peak, 1,234 tokens/s" in tune_text(hidden)
+    assert tune_json(hidden)["plan"]["peak_gib"]["measured"] is None
+    assert tune_json(RESULT)["plan"] is None
+    assert "Plan " not in tune_text(RESULT)
 
 
 def test_the_command_to_go_on_can_be_pasted() -> None:

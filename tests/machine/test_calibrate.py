@@ -4,7 +4,8 @@ import time
 
 import torch
 
-from repotune.machine import calibrate, read_calibration, write_rates
+from repotune.events import Notice
+from repotune.machine import ensure_rates, read_calibration, read_rates
 
 
 def best_seconds(action) -> float:
@@ -21,7 +22,10 @@ def test_rates_of_the_cpu_are_those_of_a_plain_timing(monkeypatch, tmp_path) -> 
         monkeypatch.setenv(name, str(tmp_path))
     assert read_calibration("cpu", "fp32") is None
 
-    rates = calibrate("cpu")
+    said = []
+    rates = ensure_rates("cpu", emit=said.append)
+    assert [type(one) for one in said] == [Notice]
+    assert "measured once" in said[0].message
     assert rates.probe_seconds < 10
     assert (rates.device, rates.driver, rates.context_bytes) == ("cpu", None, 0)
     assert rates.host_to_device_bytes_per_second is None
@@ -34,7 +38,9 @@ def test_rates_of_the_cpu_are_those_of_a_plain_timing(monkeypatch, tmp_path) -> 
     assert 0.2 * fastest < rates.memory_bytes_per_second < 2 * fastest
     assert 1e-8 < rates.launch_seconds < 1e-3
 
-    write_rates(rates)
+    assert read_rates(rates.machine_id) == rates
+    assert ensure_rates("cpu", emit=said.append) == rates
+    assert len(said) == 1
     calibration = read_calibration("cpu", "fp32")
     assert calibration is not None
     assert calibration.matmul_flops == rates.matmul_flops_per_second["fp32"]

@@ -36,6 +36,8 @@ def test_a_measured_machine_has_a_narrower_range_around_what_was_measured():
     assert spread[1] < 1.2 < spread[0]
     assert measured.context.low == measured.context.high == 400 * 2**20
     assert measured.free_bytes == 20 * GIB - 400 * 2**20
+    # Once the context is there, what is free is free.
+    assert machine_target(HERE, ROW, MEASURED, has_context=True).free_bytes == 20 * GIB
 
 
 def test_a_gpu_without_a_row_plans_only_once_it_is_measured():

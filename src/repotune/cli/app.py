@@ -14,11 +14,12 @@ import click
 from repotune.errors import RepotuneError
 
 COMMANDS = {
-    "tune": "Tune a model on the source code in a folder, or go on with a run.",
+    "tune": "Tune a model on the code in a folder, or go on with a run.",
     "evaluate": "Compare base and tuned on a run's held-out files.",
     "complete": "Complete the code at one cursor, base against tuned.",
     "runs": "List the runs in a folder.",
     "plan": "Say what a run would need, take and cost.",
+    "requirements": "Write the page of requirements: GPUs, memory, time, cloud.",
     "doctor": "Say whether this machine is fit for it, and what to mend.",
     "calibrate": "Measure how fast this machine is, for better plans.",
 }

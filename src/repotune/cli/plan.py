@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import click
 
+from repotune.cli.notebook import DEFAULT_GPU, Cloud, Lang, write_notebook
 from repotune.cli.options import json_option
 from repotune.cli.plan_text import compare_table, print_plan
 from repotune.cli.progress import show_progress
@@ -50,14 +51,29 @@ POSITIVE: Final = click.FloatRange(min=0, min_open=True)
 )
 @click.option("--compare", is_flag=True, help="Show a table over all known GPUs, too.")
 @click.option("--all-models", is_flag=True, help="Show a table over all known models, too.")
+@click.option(
+    "--notebook", "notebook_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Also write a notebook (.ipynb) that carries the plan out on a cloud, on the T4 that it "
+    "lends for free unless --gpu names another.",
+)  # fmt: skip
+@click.option(
+    "--cloud", type=click.Choice(["colab", "kaggle"]),
+    help="Where the notebook runs.  [default: colab]",
+)  # fmt: skip
+@click.option(
+    "--lang", type=click.Choice(["en", "ko"]), help="Language of the notebook.  [default: en]"
+)
 @json_option
 def command(
     path: Path | None, gpu: str | None, model: str | None, config_file: Path | None,
     files: int | None, tokens_per_file: float | None, price_per_kwh: float | None,
-    compare: bool, all_models: bool, as_json: bool,
+    compare: bool, all_models: bool, notebook_file: Path | None, cloud: Cloud | None,
+    lang: Lang | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Check the arguments, plan, and show; 0 whatever the verdict."""
     code = _code(path, files, tokens_per_file)
+    if notebook_file is None and (cloud or lang):
+        raise UsageError("--cloud and --lang are for --notebook FILE: name the notebook's file.")
     if compare and all_models:
         raise UsageError("--compare and --all-models are two tables: ask for one at a time.")
     across: Literal["gpus", "models"] | None = None
@@ -72,15 +88,22 @@ def command(
             code,
             config,
             model=model,
-            gpu=gpu,
+            gpu=gpu or (DEFAULT_GPU if notebook_file else None),
             price_per_kwh=price_per_kwh or preflight.PRICE_PER_KWH,
             across=across,
             emit=emit,
         )
+    if notebook_file is not None:
+        write_notebook(notebook_file, asked, cloud=cloud or "colab", lang=lang or "en")
     if as_json:
-        print_json({**plan_json(asked), **({"compared": _rows(others)} if others else {})})
+        extra: dict[str, Any] = {"compared": _rows(others)} if others else {}
+        if notebook_file is not None:
+            extra["notebook"] = str(notebook_file)
+        print_json({**plan_json(asked), **extra})
     else:
         print_plan(asked)
+        if notebook_file is not None:
+            click.echo(f"Notebook: {notebook_file}")
         if others:
             compare_table(others, by="device" if compare else "model")
     return 0

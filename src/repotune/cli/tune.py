@@ -17,8 +17,10 @@ from repotune.errors import UsageError
 @click.command(
     "tune",
     help="Tune a model on the source code in PATH, or go on with a run.\n\n"
-    "Settings are taken from the flags, then from the --config file, then from the defaults.",
-    short_help="Tune a model on the source code in a folder, or go on with a run.",
+    "Settings are taken from the flags, then from the --config file, then from the defaults. "
+    "Without --config and without --batch-size, --gradient-accumulation-steps, --max-seq-length "
+    "and --use-4bit, these four are chosen for the GPU that is found, as `repotune plan` shows.",
+    short_help="Tune a model on the code in a folder, or go on with a run.",
 )
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--resume", metavar="RUN", help="Go on with a run: its folder, or its name.")
@@ -32,16 +34,21 @@ def command(
     path: Path | None, resume: str | None, config_file: Path | None, as_json: bool, **flags: Any
 ) -> int:
     """Check the arguments, tune, and show the result; 1 if it was interrupted."""
-    config = _checked(path, resume, config_file, given(flags))
+    overrides = given(flags)
+    config = _checked(path, resume, config_file, overrides)
 
     from repotune import pipeline
+    from repotune.forecast import SIZE_FIELDS
 
     with show_progress() as emit:
         if resume is not None:
             result = pipeline.resume(resume, emit=emit)
         else:
             assert path is not None
-            result = pipeline.tune(path, config, emit=emit)
+            assert config is not None
+            says_nothing = config_file is None and not overrides.keys() & set(SIZE_FIELDS)
+            start = pipeline.tune_suited if says_nothing else pipeline.tune
+            result = start(path, config, emit=emit)
     if as_json:
         print_json(tune_json(result))
     else:

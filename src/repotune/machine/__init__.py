@@ -1,16 +1,24 @@
 """What this computer is, whether it is fit for a run, and how fast it is.
 
 ``probe`` gives the facts that a run depends on; ``gather`` all that ``judge`` looks at; ``trial``
-a layer that is really trained; ``calibrate`` measures rates, which ``store`` keeps.
+a layer that is really trained; ``calibrate`` measures rates, which ``store`` keeps;
+``memory`` takes and watches this process's own.
 """
 
-from repotune.machine.calibrate import calibrate, for_precision, read_calibration
+from repotune.machine.calibrate import (
+    calibrate,
+    ensure_rates,
+    for_precision,
+    read_calibration,
+)
 from repotune.machine.facts import JobNeeds, MachineFacts
 from repotune.machine.gather import gather
 from repotune.machine.identity import identify
 from repotune.machine.judge import conclude, expects_gpu, judge
+from repotune.machine.memory import Peak, cap_gpu, gpu_bytes, prepare_gpu
 from repotune.machine.needs import main_job
-from repotune.machine.probe import probe
+from repotune.machine.outcomes import track_record
+from repotune.machine.probe import find_device, precision_here, probe
 from repotune.machine.store import (
     data_folder,
     read_outcomes,
@@ -23,22 +31,30 @@ from repotune.machine.trial import RandomWeights, judge_layer, try_layer
 __all__ = [
     "JobNeeds",
     "MachineFacts",
+    "Peak",
     "RandomWeights",
     "calibrate",
+    "cap_gpu",
     "conclude",
     "data_folder",
+    "ensure_rates",
     "expects_gpu",
+    "find_device",
     "for_precision",
     "gather",
+    "gpu_bytes",
     "identify",
     "judge",
     "judge_layer",
     "main_job",
+    "precision_here",
+    "prepare_gpu",
     "probe",
     "read_calibration",
     "read_outcomes",
     "read_rates",
     "record_outcome",
+    "track_record",
     "try_layer",
     "write_rates",
 ]

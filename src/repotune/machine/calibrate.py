@@ -10,17 +10,19 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from repotune.events import Emit, ignore
+from repotune.events import Emit, Notice, ignore
 from repotune.machine.driver import ask_driver
 from repotune.machine.identity import identify
 from repotune.machine.probe import bf16_pays_off
-from repotune.machine.store import read_rates
+from repotune.machine.store import read_rates, write_rates
 from repotune.records import Calibration, MachineRates
 
 if TYPE_CHECKING:
     import torch
 
 Device: TypeAlias = Literal["cpu", "cuda"]
+Taken: TypeAlias = dict[str, int]
+"""uuid of a GPU -> bytes that are taken on it."""
 
 GPU_SHAPES: Final = ((4096, 4096, 12288), (4096, 4096, 22016), (4096, 11008, 4096))
 """Rows, inner, columns: q/k/v, gate/up and down of CodeLlama 7B at 4,096 tokens."""
@@ -31,21 +33,25 @@ MATMUL_SECONDS: Final = {"cpu": 0.5, "cuda": 1.2}
 COPY_BYTES: Final = {"cpu": 2**27, "cuda": 2**28}
 """More than any cache holds."""
 COPY_SECONDS: Final = 0.5
+PROBE_BYTES: Final = 2**30
+"""More than the probe takes of a GPU."""
+TAKES: Final = {"cpu": "which takes about 5 s", "cuda": "which takes about 15 s"}
 WARM_UP: Final = 0.25
 """Share of the time that is not counted."""
 LAUNCHES: Final = 2000
 
 
-def calibrate(device: Device) -> MachineRates:
+def calibrate(device: Device, *, taken_before: Taken | None = None) -> MachineRates:
     """Measure ``device``: about 5 s on a CPU, 15 s on a GPU. Imports torch.
 
-    Takes about 1 GiB of the device's memory for that time.
+    Takes about 1 GiB of the device's memory for that time. ``taken_before`` is what was taken on
+    each GPU before this process made its context; None: it is asked for, if there is none yet.
     """
     import torch
 
     start = time.perf_counter()
-    is_fresh = device == "cuda" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    taken_before = _taken_by_gpu() if is_fresh else {}
+    if taken_before is None:
+        taken_before = _taken_by_others(device)
     identity = identify(device)
     with torch.no_grad():
         flops = {name: _matmul_rate(device, dtype) for name, dtype in _precisions(device).items()}
@@ -69,6 +75,25 @@ def calibrate(device: Device) -> MachineRates:
         probe_seconds=time.perf_counter() - start,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def ensure_rates(device: Device, *, emit: Emit = ignore) -> MachineRates | None:
+    """What was measured on this machine before, else measured now and kept.
+
+    None for a GPU whose memory is so full that a run would not fit either. Imports torch.
+    """
+    import torch
+
+    taken_before = _taken_by_others(device)
+    rates = read_rates(identify(device).machine_id, emit=emit)
+    if rates is not None:
+        return rates
+    if device == "cuda" and torch.cuda.mem_get_info(0)[0] < PROBE_BYTES:
+        return None
+    emit(Notice(message=f"The speed of this machine is measured once, {TAKES[device]}."))
+    rates = calibrate(device, taken_before=taken_before)
+    write_rates(rates, emit=emit)
+    return rates
 
 
 def for_precision(rates: MachineRates, precision: str) -> Calibration | None:
@@ -166,7 +191,7 @@ def _seconds_each(action: Callable[[], object], device: Device, budget_seconds: 
         seconds = _round_seconds(action, device, repeats)
         if time.perf_counter() >= warm_until and seconds >= budget_seconds / 10:
             break
-        repeats = max(repeats, round(repeats * min(4.0, budget_seconds / 8 / seconds)))
+        repeats = max(repeats + 1, round(repeats * min(4.0, budget_seconds / 8 / seconds)))
     rounds = max(1, round((1 - WARM_UP) * budget_seconds / seconds))
     return sum(_round_seconds(action, device, repeats) for _ in range(rounds)) / rounds / repeats
 
@@ -186,13 +211,21 @@ def _finish(device: Device) -> None:
         torch.cuda.synchronize()
 
 
-def _taken_by_gpu() -> dict[str, int]:
-    """uuid -> bytes that are taken on each GPU now."""
+def _taken_by_others(device: Device) -> Taken:
+    """Before this process makes its context; nothing if it has made it."""
+    import torch
+
+    if device == "cpu" or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return {}
+    return _taken_by_gpu()
+
+
+def _taken_by_gpu() -> Taken:
     driver = ask_driver()
     return {gpu.uuid: gpu.memory_bytes - gpu.free_bytes for gpu in driver.gpus} if driver else {}
 
 
-def _context_bytes(taken_before: dict[str, int]) -> int:
+def _context_bytes(taken_before: Taken) -> int:
     """What this process takes on the GPU beside the allocator's memory.
 
     ``taken_before`` is what others took before; a GPU that is not in it is taken for empty then.

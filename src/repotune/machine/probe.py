@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 CGROUP = Path("/sys/fs/cgroup")
+STATUS = Path("/proc/self/status")
 _ROWS, _INNER, _COLUMNS = 512, 1024, 1024
 _BF16_GAIN = 1.2
 """bf16 must be this much faster than fp32; less is within the noise of so short a timing."""
@@ -41,6 +42,22 @@ def probe() -> Machine:
             torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bf16_pays_off()
         ),
     )
+
+
+def find_device() -> Literal["cpu", "cuda"]:
+    """PyTorch's name of what a run computes on here; makes no CUDA context. Imports torch."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def precision_here(
+    asked: Literal["auto", "bf16", "fp32"], machine: Machine
+) -> Literal["bf16", "fp32"]:
+    """The precision of a run whose settings say ``asked``."""
+    if asked != "auto":
+        return asked
+    return "bf16" if machine.bf16 else "fp32"
 
 
 def process_name(pid: int) -> str:
@@ -76,6 +93,21 @@ def container_free_bytes(cgroup: Path) -> int | None:
     except (OSError, ValueError, KeyError):  # ValueError: "max", no limit
         return None
     return max(0, limit - used + droppable)
+
+
+def resident_peak() -> int:
+    """The most of the host's memory that this process has had at once, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    if STATUS.exists():
+        # getrusage would count what the parent process had before it started this one.
+        for line in STATUS.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def bf16_pays_off() -> bool:

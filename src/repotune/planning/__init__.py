@@ -16,7 +16,14 @@ from repotune.planning.memory import (
     working_bytes,
 )
 from repotune.planning.plain_stack import PlainRun, plain_stack_peak
-from repotune.planning.plan import BYTES_PER_TOKEN, Workload, chosen_config, plan, with_preset
+from repotune.planning.plan import (
+    BYTES_PER_TOKEN,
+    Workload,
+    chosen_config,
+    plan,
+    suited_config,
+    with_preset,
+)
 from repotune.planning.policy import choose_policy
 from repotune.planning.target import Target, gpu_target, machine_target
 
@@ -38,6 +45,7 @@ __all__ = [
     "plan",
     "resident_bytes",
     "saved_layer_bytes",
+    "suited_config",
     "with_preset",
     "working_bytes",
 ]

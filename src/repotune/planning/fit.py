@@ -111,6 +111,12 @@ def fit(shape: Shape, config: FineTuningConfig, target: Target) -> Fit:
     )
 
 
+def peak_of(setup: Setup, policy: Policy, context: Range) -> Range:
+    """GiB that the device shows under a policy that is given, its context in bytes included."""
+    parts = memory_parts(setup, policy)
+    return _plus(_around(sum(part.bytes for part in parts) / GIB, setup), context)
+
+
 def step_of(one: Fit, config: FineTuningConfig, target: Target) -> tuple[Step, Step, Step]:
     """A micro-batch at the fast, the expected and the slow rates. The policy must be known."""
     assert one.policy is not None

@@ -45,6 +45,7 @@ from repotune.records import (
     Range,
     Shape,
 )
+from repotune.tables import find_preset
 
 BYTES_PER_TOKEN: Final = Range(low=2.85, expected=3.2, high=3.5)
 """Of source code, by the vocabularies of CodeLlama, Llama 3 and Qwen2.5, where no tokenizer is at
@@ -65,6 +66,7 @@ CHECKPOINTS: Final = Range(low=1, expected=2, high=3)
 CHECKPOINT_BYTES: Final = 12
 """Per LoRA parameter: fp32 weight and Adam's two moments."""
 ADAPTER_BYTES: Final = 4
+PRESET_MODELS: Final = "codellama/CodeLlama-7b-"
 UNIT: Final = Range(low=1, expected=1, high=1)
 DOCUMENTS_SHARE: Final = Range(low=0.15, expected=0.3, high=0.5)
 """Of the texts' bytes, compressed by zstd."""
@@ -257,6 +259,18 @@ def chosen_config(
             return config
     found = fastest(shape, target, base)
     return found or (base if preset is None else with_preset(base, preset))
+
+
+def suited_config(
+    model: str, shape: Shape, target: Target, base: FineTuningConfig
+) -> FineTuningConfig:
+    """``chosen_config`` with the preset of the target's GPU, where it is for ``model``.
+
+    Presets are for CodeLlama-7B; what suits another model the planner finds.
+    """
+    is_theirs = target.gpu is not None and model.startswith(PRESET_MODELS)
+    preset = find_preset(target.gpu.name) if target.gpu and is_theirs else None
+    return chosen_config(shape, target, base, preset)
 
 
 def with_preset(config: FineTuningConfig, preset: Preset) -> FineTuningConfig:

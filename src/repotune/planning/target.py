@@ -61,9 +61,13 @@ def gpu_target(gpu: Gpu) -> Target:
     )
 
 
-def machine_target(machine: Machine, gpu: Gpu | None, calibration: Calibration | None) -> Target:
-    """This machine. ``machine.gpu_free_bytes`` still holds the context that a run will make;
-    ``gpu`` is its GPU's row, if there is one. A GPU needs a row or a calibration."""
+def machine_target(
+    machine: Machine, gpu: Gpu | None, calibration: Calibration | None, *, has_context: bool = False
+) -> Target:
+    """This machine. ``gpu`` is its GPU's row, if there is one; a GPU needs a row or a calibration.
+
+    Unless the process ``has_context``, its context will come out of ``machine.gpu_free_bytes``.
+    """
     if machine.gpu is None:
         return Target(
             name=machine.cpu,
@@ -86,7 +90,7 @@ def machine_target(machine: Machine, gpu: Gpu | None, calibration: Calibration |
         device="cuda",
         gpu=gpu,
         bf16=machine.bf16,
-        free_bytes=max(0, machine.gpu_free_bytes - context),
+        free_bytes=max(0, machine.gpu_free_bytes - (0 if has_context else context)),
         host_free_bytes=machine.ram_free_bytes,
         context=Range(low=low * context, expected=context, high=high * context),
         rates=gpu_rates(gpu, calibration),

@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from repotune.records.machine import Outcome
+
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 Split: TypeAlias = Literal["train", "heldout"]
@@ -272,3 +274,5 @@ class RunResult:
     interrupted: bool
     adapter: str | None
     evaluation: Evaluation | None
+    outcome: Outcome | None = None
+    """What was predicted and measured; None where nothing could be predicted."""

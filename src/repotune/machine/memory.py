@@ -1,0 +1,80 @@
+"""The memory of this process: how it is taken on a GPU, and the most that was taken."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from typing import Final, Literal
+
+from repotune.machine.probe import resident_peak
+
+CLEAR_REFS: Final = Path("/proc/self/clear_refs")
+RESET_PEAK: Final = "5"
+"""proc(5): sets the peak of the resident set to what is resident now."""
+
+
+def prepare_gpu() -> None:
+    """Let PyTorch grow its blocks of GPU memory in place, before the first of them is taken.
+
+    Blocks of fixed sizes leave gaps that no later tensor fits. Not under Windows, which lacks it,
+    nor WSL, whose driver refuses such memory on some cards (PyTorch's issue 192330).
+    """
+    import torch
+
+    if not sys.platform.startswith("linux") or "microsoft" in platform.release().lower():
+        return
+    if not torch.cuda.is_available():
+        return
+    try:
+        # There is no public call; the environment's variable is the user's.
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+    except AttributeError:  # a later PyTorch, whose default has to do
+        return
+
+
+def cap_gpu() -> None:
+    """Allow this process as much GPU memory as is free now, beside what it has.
+
+    Windows' driver goes on in the host's memory, many times slower, where a run that is too large
+    should stop. Makes the CUDA context.
+    """
+    import torch
+
+    free, total = torch.cuda.mem_get_info(0)
+    torch.cuda.set_per_process_memory_fraction(
+        min(1.0, (free + torch.cuda.memory_reserved(0)) / total), 0
+    )
+
+
+def gpu_bytes() -> int:
+    """The GPU's memory in all, as CUDA shows it."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+class Peak:
+    """The most that this process takes from now on: reserved on a GPU, resident on a CPU."""
+
+    def __init__(self, device: Literal["cpu", "cuda"]) -> None:
+        import torch
+
+        self._device = device
+        if device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(0)
+            self._before = -1
+            return
+        try:
+            CLEAR_REFS.write_text(RESET_PEAK, encoding="ascii")
+            self._before = -1
+        except OSError:  # not Linux, or forbidden: the peak of the process's whole life
+            self._before = resident_peak()
+
+    def bytes(self) -> int | None:
+        """So far; None where an earlier peak of this process hides it."""
+        import torch
+
+        peak = torch.cuda.max_memory_reserved(0) if self._device == "cuda" else resident_peak()
+        return peak if peak > self._before else None
