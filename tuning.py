@@ -4,6 +4,8 @@ It does what `repotune tune PATH` does. Every setting is a field of FineTuningCo
 `repotune tune --help` says what each one is for.
 """
 
+import sys
+
 from repotune import FineTuningConfig, tune
 from repotune.cli.progress import show_progress
 from repotune.cli.show import tune_text
@@ -26,7 +28,7 @@ def main() -> int:
         with show_progress() as emit:
             result = tune(TREE, config, emit=emit)
     except RepotuneError as error:
-        print(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     print(tune_text(result))
     return 1 if result.interrupted else 0

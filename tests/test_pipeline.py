@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from repotune import FineTuningConfig, complete, evaluate, resume, tune
 from repotune.cli import main
-from repotune.errors import CorpusError, DoesNotFit, ModelError, RunError, UsageError
+from repotune.errors import CorpusError, Interrupted, ModelError, RunError, UsageError
 from repotune.events import CheckpointSaved, Notice, StepDone
 from repotune.forecast import SIZE_FIELDS
 from repotune.machine import find_device, identify, read_outcomes, read_rates
@@ -113,7 +113,7 @@ def test_a_run_without_a_checkpoint_starts_again_from_its_stored_configuration(
             signal.raise_signal(signal.SIGINT)
 
     folder = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match=r"--resume .*run"):
         tune(source_tree, settings(tiny_model, folder, evaluate=False), emit=stop_at_once)
     assert open_run(folder).state().status == "interrupted"
     assert not list((folder / "checkpoints").glob("step-*"))
@@ -137,6 +137,28 @@ def test_ctrl_c_finishes_the_step_saves_and_a_resume_goes_on(source_tree, tiny_m
     assert (done.steps, done.interrupted) == (6, False)
     with pytest.raises(RunError, match="is finished"):
         resume(folder)
+
+
+def test_ctrl_c_in_the_last_step_is_heeded_too(source_tree, tiny_model, tmp_path):
+    folder = tmp_path / "run"
+
+    def press_at_the_end(event):
+        if isinstance(event, StepDone) and event.step == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    stopped = tune(source_tree, settings(tiny_model, folder), emit=press_at_the_end)
+    assert (stopped.steps, stopped.interrupted, stopped.evaluation) == (6, True, None)
+    done = resume(folder)
+    assert (done.steps, done.tokens) == (6, stopped.tokens)
+    assert done.evaluation is not None
+
+
+def test_the_runs_configuration_serves_for_another_run(finished, tmp_path):
+    result, _ = finished
+    path = RunFolder(Path(result.run)).config_toml
+    again = FineTuningConfig.from_toml(path, {"output_dir": tmp_path / "other"})
+    assert (again.max_steps, again.output_dir) == (6, tmp_path / "other")
+    assert "output_dir" not in path.read_text(encoding="utf-8")
 
 
 def test_evaluating_again_gives_the_same_figures(finished):
@@ -224,11 +246,11 @@ def test_the_command_without_sizes_writes_down_what_it_used(
     assert "Plan       predicted " in said.out
     used = FineTuningConfig.from_toml(folder / "config.toml")
     state = open_run(folder).state()
-    assert FineTuningConfig(**state.config) == used
+    assert FineTuningConfig(**state.config).merged({"output_dir": None}) == used
     defaults = FineTuningConfig()
     others = set(FineTuningConfig.model_fields) - set(SIZE_FIELDS)
     changed = {name for name in others if dict(used)[name] != dict(defaults)[name]}
-    assert changed == {"model", "max_steps", "precision", "output_dir", "evaluate"}
+    assert changed == {"model", "max_steps", "precision", "evaluate"}
     if find_device() == "cpu":
         assert all(dict(used)[name] == dict(defaults)[name] for name in SIZE_FIELDS)
     else:
@@ -259,7 +281,7 @@ def test_a_model_that_changed_is_refused(source_tree, tiny_model, tmp_path):
         ("absent", {}, CorpusError, "does not exist"),
         ("empty", {}, CorpusError, "empty"),
         (None, {"model": "nobody-here"}, ModelError, "neither a folder"),
-        (None, {"max_seq_length": 10**9}, DoesNotFit, "GiB"),
+        (None, {"max_seq_length": 10**9}, UsageError, "2,048 positions"),
     ],
 )
 def test_what_cannot_work_is_one_sentence(
@@ -269,6 +291,7 @@ def test_what_cannot_work_is_one_sentence(
     root = source_tree if tree is None else tmp_path / tree
     with pytest.raises(error, match=words):
         tune(root, settings(tiny_model, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()  # free for another try
 
 
 def test_a_run_folder_that_is_taken_is_left_alone(finished, source_tree, tiny_model):

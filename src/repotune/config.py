@@ -74,7 +74,7 @@ class FineTuningConfig(BaseModel):
     use_4bit: bool = Field(
         default=True,
         description="Keep the base model's weights in 4 bits. Needs a GPU; "
-        "without one the run says so and goes on in bf16.",
+        "without one the run says so and goes on in bf16 or fp32.",
     )
     lora_r: int = Field(default=16, ge=1, description="Rank of the LoRA matrices.")
     lora_alpha: float = Field(

@@ -11,6 +11,7 @@
     │   └── CheckpointError  a checkpoint that is damaged or belongs to another run
     ├── DoesNotFit           not enough memory for any way to do it
     ├── DiskFull             not enough disk for what is about to be written
+    ├── Interrupted          Ctrl-C or SIGTERM ended the work before it was done
     └── TrainingError        the training cannot go on (a loss that is not a number, for instance)
 
 Each message is one sentence that says what is wrong, with numbers, and what to do.
@@ -26,6 +27,7 @@ __all__ = [
     "DiskFull",
     "DoesNotFit",
     "DownloadError",
+    "Interrupted",
     "ModelError",
     "RepotuneError",
     "RunError",
@@ -81,6 +83,10 @@ class DoesNotFit(RepotuneError):
 
 class DiskFull(RepotuneError):
     """There is not enough disk for what is about to be written."""
+
+
+class Interrupted(RepotuneError):
+    """Ctrl-C or SIGTERM ended the work before it was done; the message says how to go on."""
 
 
 class TrainingError(RepotuneError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from repotune.config import FineTuningConfig
-from repotune.errors import ModelError
+from repotune.errors import ModelError, UsageError
 from repotune.events import Emit, Notice
 from repotune.records import LoraSpec, Machine, ModelRef, Policy, Shape
 from repotune.runs import RunState
@@ -71,7 +71,7 @@ class Job:
 def settle(state: RunState, emit: Emit) -> Job:
     """Decide what the configuration leaves open, or find again what was decided before."""
     from repotune.machine import precision_here, probe
-    from repotune.model import read_shape
+    from repotune.model import open_weights, read_shape
     from repotune.tokens import load_tokenizer
 
     config = FineTuningConfig(**state.config)
@@ -81,6 +81,12 @@ def settle(state: RunState, emit: Emit) -> Job:
         emit(Notice(message=f"use_4bit needs a GPU, and there is none: using {precision}."))
     base = _find_base(state, config, GPU_MODEL if machine.gpu else CPU_MODEL, emit)
     shape, tokenizer = read_shape(base), load_tokenizer(Path(base.path))
+    open_weights(base)  # names, shapes and sizes are checked before anything is done in vain
+    if config.max_seq_length > shape.max_position_embeddings:
+        raise UsageError(
+            f"max_seq_length = {config.max_seq_length:,} is more than the "
+            f"{shape.max_position_embeddings:,} positions that {base.name} knows: lower it."
+        )
     if tokenizer.vocab_size > shape.vocab_size:
         raise ModelError(
             f"{base.path} has a tokenizer of {tokenizer.vocab_size:,} tokens and weights for "

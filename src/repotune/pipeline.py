@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from repotune.config import FineTuningConfig
-from repotune.errors import CorpusError, RunError, UsageError
+from repotune.errors import CorpusError, Interrupted, RepotuneError, RunError, UsageError
 from repotune.events import Emit, Event, Notice, ignore
 from repotune.forecast import (
     Meter,
@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 
 CPU_EVAL_TOKENS = 30_000
 CPU_CURSORS, GPU_CURSORS = 20, 100
+CPU_PROMPT_TOKENS, GPU_PROMPT_TOKENS = 448, 4096
+"""Of the code before a cursor; a CPU reads about 500 tokens a second."""
 MAX_LINE_TOKENS = 64
 """A next line longer than this counts as not completed."""
 
@@ -104,14 +106,24 @@ def _start(tree: str | Path, config: FineTuningConfig, *, suit: bool, emit: Emit
     if suit:
         refuse_taken(path)  # before what takes time
         config = suited_here(config, default_model=GPU_MODEL, emit=emit)
+    was_there = path.exists()
     folder = create_run(
         path,
         tree=root,
         model=config.model or "",
         config=config.model_dump(mode="json"),
-        config_toml=config.to_toml(),
+        # Without its own place, so that it serves for another run.
+        config_toml=config.merged({"output_dir": None}).to_toml(),
     )
-    return _work(folder, emit)
+    try:
+        return _work(folder, emit)
+    except Interrupted:
+        raise
+    except RepotuneError:
+        # A spelling mistake must not cost the folder: nothing of worth lies in it yet.
+        if not folder.corpus.exists():
+            folder.discard(also_the_folder=not was_there)
+        raise
 
 
 def resume(run: str | Path, *, emit: Emit = ignore) -> RunResult:
@@ -187,7 +199,9 @@ def _work(folder: RunFolder, emit: Emit) -> RunResult:
             return _tune(folder, emit)
         except KeyboardInterrupt:
             folder.update(status="interrupted")
-            raise
+            raise Interrupted(
+                f"Stopped by Ctrl-C; go on with `repotune tune --resume {folder.path}`."
+            ) from None
         except BaseException:
             folder.update(status="failed")
             raise
@@ -312,9 +326,9 @@ def _train(
     config = job.config
     fingerprint = training_fingerprint(job, rows.summary.fingerprint)
     checkpoint = latest(folder.checkpoints, emit)
-    resume_from = checkpoint and load(
-        checkpoint, like=decoder.lora_state(), fingerprint=fingerprint
-    )
+    resume_from = None
+    if checkpoint is not None:
+        resume_from = load(checkpoint, like=decoder.lora_state(), fingerprint=fingerprint)
     reached = resume_from.step if resume_from else 0
     with (
         log_metrics(folder.metrics, folder.tensorboard, reached=reached) as log,
@@ -343,7 +357,7 @@ def _train(
             save_steps=config.save_steps,
             checkpoints=folder.checkpoints,
             fingerprint=fingerprint,
-            resume_from=resume_from or None,
+            resume_from=resume_from,
             emit=emit_and_log,
             should_stop=should_stop,
         )
@@ -391,6 +405,7 @@ def _evaluate(
         max_tokens=max_tokens or job.config.eval_max_tokens or default,
         max_cursors=GPU_CURSORS if on_gpu else CPU_CURSORS,
         max_line_tokens=MAX_LINE_TOKENS,
+        max_prompt_tokens=GPU_PROMPT_TOKENS if on_gpu else CPU_PROMPT_TOKENS,
         seed=job.config.seed,
         emit=emit,
     )

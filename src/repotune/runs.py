@@ -24,7 +24,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
@@ -117,6 +117,14 @@ class RunFolder:
         )
         _write_state(self.run_json, new)
         return new
+
+    def discard(self, *, also_the_folder: bool) -> None:
+        """Remove a run in which nothing was made yet, and its folder if that holds nothing else."""
+        for path in (self.run_json, self.config_toml, self.lock_file, _partial(self.run_json)):
+            path.unlink(missing_ok=True)
+        if also_the_folder:
+            with suppress(OSError):
+                self.path.rmdir()
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -42,7 +42,8 @@ def folder(tmp_path_factory):
 def compare(decoder, tokenizer, documents=DOCUMENTS, **changes):
     events = []
     options = {
-        "max_seq_length": 64, "max_tokens": None, "max_cursors": 3, "max_line_tokens": 5, "seed": 7,
+        "max_seq_length": 64, "max_tokens": None, "max_cursors": 3, "max_line_tokens": 5,
+        "max_prompt_tokens": 59, "seed": 7,
         "emit": events.append, **changes,
     }  # fmt: skip
     return evaluate(decoder, tokenizer, documents, **options), events

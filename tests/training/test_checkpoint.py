@@ -27,7 +27,8 @@ def state(step, **changes):
         for _ in range(3)
     )
     return Checkpoint(
-        step=step, cursor=4 * step, seed=7, fingerprint="abc", first_loss=1 / 3, last_loss=0.1,
+        step=step, cursor=4 * step, seed=7, tokens=100 * step, fingerprint="abc",
+        first_loss=1 / 3, last_loss=0.1,
         lora=lora, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, **changes,
     )  # fmt: skip
 

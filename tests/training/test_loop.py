@@ -153,16 +153,16 @@ def test_being_told_to_stop_is_heard_within_the_step_and_said_once(tmp_path):
     assert "step 1 is finished and saved" in events[1].message
 
 
-def test_a_stop_in_the_last_step_interrupts_nothing(tmp_path):
+def test_a_stop_in_the_last_step_is_a_stop_although_nothing_is_left_to_train(tmp_path):
     _, result, _, _ = run(tmp_path, steps=1, should_stop=lambda: True)
-    assert not result.interrupted
+    assert (result.interrupted, result.steps) == (True, 1)
 
 
 def test_a_finished_run_resumes_to_the_same_result(tmp_path):
     trained, first, _, _ = run(tmp_path)
     model, again, events, read = resumed(tmp_path)
     assert same(model.lora_state(), trained.lora_state())
-    assert (again.steps, again.checkpoint, again.tokens) == (8, first.checkpoint, 0)
+    assert (again.steps, again.checkpoint, again.tokens) == (8, first.checkpoint, first.tokens)
     assert (again.first_loss, again.last_loss) == (first.first_loss, first.last_loss)
     assert read == losses(events) == []
 

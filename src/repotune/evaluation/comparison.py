@@ -30,6 +30,7 @@ def evaluate(
     max_tokens: int | None,
     max_cursors: int,
     max_line_tokens: int,
+    max_prompt_tokens: int,
     seed: int,
     emit: Emit,
 ) -> Evaluation:
@@ -62,7 +63,7 @@ def evaluate(
         decoder,
         tokenizer,
         cursors,
-        max_seq_length=max_seq_length,
+        max_seq_length=min(max_seq_length, max_prompt_tokens + max_line_tokens),
         max_line_tokens=max_line_tokens,
         stage=COMPLETING,
         emit=emit,

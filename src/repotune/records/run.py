@@ -251,9 +251,11 @@ class TrainResult:
 
     steps: int
     tokens: int
-    """Positions fed through the model by this process, padding not counted."""
+    """Positions fed through the model since the run began, padding not counted."""
     seconds: float
+    """Of this process, which may have resumed the run."""
     tokens_per_second: float
+    """Of this process; 0 if nothing was left to train."""
     first_loss: float
     """Mean loss per target of the first step, nats."""
     last_loss: float

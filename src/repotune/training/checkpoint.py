@@ -37,7 +37,7 @@ LORA, OPTIMIZER, STATE, DIGESTS = (
     "state.json",
     "digests.json",
 )
-FORMAT = 1
+FORMAT = 2
 WHOLE = "; what was saved before is whole"
 _NAME = re.compile(r"step-(\d{6,})")
 _OVERHEAD_BYTES = 2**20
@@ -57,6 +57,8 @@ class Checkpoint:
     seed: int
     fingerprint: str
     """Of everything else that decides the next step: configuration, rows, base model."""
+    tokens: int
+    """Positions fed through the model since the run began, padding not counted."""
     first_loss: float
     """Of the run's first step, nats per target."""
     last_loss: float
@@ -156,6 +158,7 @@ def load(path: Path, *, like: Mapping[str, Tensor], fingerprint: str) -> Checkpo
         step=state["step"],
         cursor=state["cursor"],
         seed=state["seed"],
+        tokens=state["tokens"],
         fingerprint=fingerprint,
         first_loss=state["first_loss"],
         last_loss=state["last_loss"],
@@ -189,6 +192,7 @@ def _state_bytes(checkpoint: Checkpoint) -> bytes:
         "step": checkpoint.step,
         "cursor": checkpoint.cursor,
         "seed": checkpoint.seed,
+        "tokens": checkpoint.tokens,
         "fingerprint": checkpoint.fingerprint,
         "first_loss": checkpoint.first_loss,
         "last_loss": checkpoint.last_loss,

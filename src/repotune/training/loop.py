@@ -104,21 +104,21 @@ def train(
             rows_per_pass=rows_per_pass,
             between_passes=partial(stop.ask, step),
         )
-        reached = _advance(reached, figures.loss, global_batch)
+        reached = _advance(reached, figures, global_batch)
         emit(pace.step_done(step, rate, figures))
         stop.ask(step)
         if step % save_steps == 0 or step == steps or stop.asked:
             emit(saver.save(reached, learned=rate > 0))
     seconds = time.perf_counter() - started
-    emit(StageDone(stage=_STAGE, summary=f"{reached.step} steps, {pace.tokens:,} tokens"))
+    emit(StageDone(stage=_STAGE, summary=f"{reached.step} steps, {reached.tokens:,} tokens"))
     return TrainResult(
         steps=reached.step,
-        tokens=pace.tokens,
+        tokens=reached.tokens,
         seconds=seconds,
         tokens_per_second=pace.tokens / seconds,
         first_loss=reached.first_loss,
         last_loss=reached.last_loss,
-        interrupted=reached.step < steps,
+        interrupted=stop.asked,
         checkpoint=saver.newest,
     )
 
@@ -151,6 +151,7 @@ def _start(
         cursor=0,
         seed=seed,
         fingerprint=fingerprint,
+        tokens=0,
         first_loss=math.nan,
         last_loss=math.nan,
         lora=state,
@@ -169,18 +170,20 @@ def _start(
         fresh,
         step=resume_from.step,
         cursor=resume_from.cursor,
+        tokens=resume_from.tokens,
         first_loss=resume_from.first_loss,
         last_loss=resume_from.last_loss,
     )
 
 
-def _advance(reached: Checkpoint, loss: float, global_batch: int) -> Checkpoint:
+def _advance(reached: Checkpoint, figures: StepFigures, global_batch: int) -> Checkpoint:
     return replace(
         reached,
         step=reached.step + 1,
         cursor=reached.cursor + global_batch,
-        first_loss=reached.first_loss if reached.step else loss,
-        last_loss=loss,
+        tokens=reached.tokens + figures.tokens,
+        first_loss=reached.first_loss if reached.step else figures.loss,
+        last_loss=figures.loss,
     )
 
 
