@@ -153,8 +153,8 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
     import torch
 
     from repotune.kernels import fastest_ops
-    from repotune.machine import cap_gpu, prepare_gpu
-    from repotune.model import Decoder, open_weights
+    from repotune.machine import cache_folder, cap_gpu, prepare_gpu
+    from repotune.model import Decoder, QuantisedLayers, open_weights
 
     if job.machine.gpu:
         prepare_gpu()
@@ -170,6 +170,9 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
         seed=job.config.seed,
         ops=ops,
         use_4bit=job.use_4bit,
+        quantised=QuantisedLayers(
+            cache_folder() / "nf4" / f"{job.base.digest[:32]}-{job.precision}", emit
+        ),
     )
 
 

@@ -95,7 +95,7 @@ def test_epochs_steps_and_evaluation_count():
 def test_disk_by_item():
     disk = made().disk_gib
     assert disk["download"].expected == pytest.approx(12.55, abs=0.01)
-    assert disk["quantised_weights"].high == 0
+    assert disk["quantised_weights"].expected == pytest.approx(0.5159 * 6.476e9 / 2**30, rel=1e-3)
     # 40 M parameters: weights and two moments in fp32, two kept
     assert disk["checkpoints"].expected == pytest.approx(2 * 39.98e6 * 12 / GIB, rel=0.01)
     items = [item.expected for name, item in disk.items() if name != "total"]

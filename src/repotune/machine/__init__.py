@@ -20,6 +20,7 @@ from repotune.machine.needs import main_job
 from repotune.machine.outcomes import track_record
 from repotune.machine.probe import find_device, precision_here, probe
 from repotune.machine.store import (
+    cache_folder,
     data_folder,
     read_outcomes,
     read_rates,
@@ -33,6 +34,7 @@ __all__ = [
     "MachineFacts",
     "Peak",
     "RandomWeights",
+    "cache_folder",
     "calibrate",
     "cap_gpu",
     "conclude",

@@ -48,6 +48,11 @@ def data_folder() -> Path:
     return Path(platformdirs.user_data_dir("repotune", appauthor=False)) / "calibration"
 
 
+def cache_folder() -> Path:
+    """Where what can be made again lies for this user; it need not exist."""
+    return Path(platformdirs.user_cache_dir("repotune", appauthor=False))
+
+
 def write_rates(rates: MachineRates, *, emit: Emit = ignore) -> Path | None:
     """Keep ``rates`` for later plans, in the place of older ones: the whole file or none of it.
 

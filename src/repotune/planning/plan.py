@@ -29,6 +29,7 @@ from repotune.planning.memory import (
     linear_parameters,
     lora_parameters,
     offloaded_bytes,
+    weight_bytes,
 )
 from repotune.planning.plain_stack import PlainRun, plain_stack_peak
 from repotune.planning.policy import GIB
@@ -222,7 +223,7 @@ def host_ram(one: Fit, target: Target, workload: Workload) -> Range:
 
 
 def disk(setup: Setup, download_bytes: int, workload: Workload) -> dict[str, Range]:
-    """GiB by item. Quantised weights are made while loading and never written."""
+    """GiB by item."""
     lora = lora_parameters(setup.shape, setup.lora) / GIB
     per_id = 2 if setup.shape.vocab_size <= 65_535 else 4
     texts, ids = workload.bytes, scaled(workload.tokens, per_id / GIB)
@@ -233,7 +234,9 @@ def disk(setup: Setup, download_bytes: int, workload: Workload) -> dict[str, Ran
     )
     items = {
         "download": scaled(UNIT, download_bytes / GIB),
-        "quantised_weights": _nothing(),
+        "quantised_weights": (
+            scaled(UNIT, weight_bytes(setup) / GIB) if setup.use_4bit else _nothing()
+        ),
         "checkpoints": scaled(CHECKPOINTS, lora * CHECKPOINT_BYTES),
         "adapter": scaled(UNIT, lora * ADAPTER_BYTES),
         "corpus": corpus,

@@ -47,9 +47,10 @@ KOREAN: Final[dict[str, str]] = {
     "quicker.":
     "계산하는 값이 아닙니다. GPU는 코어 두 개로도 쉬지 않으며, 코어가 많으면 코드를 읽는 시간이 "
     "줄어듭니다.",
-    "Weights are quantised while they are loaded; the 4-bit copy is only in GPU memory and is "
-    "never written.":
-    "가중치는 불러오면서 양자화합니다. 4비트 사본은 GPU 메모리에만 있고 디스크에 쓰지 않습니다.",
+    "The linears take 0.5159 byte a parameter; embedding and head are not quantised, and read "
+    "from the download.":
+    "선형층은 파라미터당 0.5159바이트입니다. 임베딩과 출력층은 양자화하지 않고 내려받은 파일에서 "
+    "읽습니다.",
     "A checkpoint holds the adapter and its optimizer, 0.45 GiB, and the newest two are kept; the "
     "page's figure is that of checkpoints with more in them.":
     "체크포인트에는 어댑터와 옵티마이저 상태만 있어 0.45 GiB이고, 최근 두 개만 남깁니다. 기존 "
