@@ -62,3 +62,15 @@ def test_a_set_of_buffers_is_its_own(buffers):
 def test_nothing_is_a_size_too(buffers):
     assert buffers.take("x", 0, 5).shape == (0, 5)
     assert buffers.take("x", 5, 0).shape == (5, 0)
+
+
+def test_new_memory_is_counted_and_used_memory_is_not():
+    buffers = Buffers(torch.float32, torch.device("cpu"))
+    counts = []
+    for name, size in (("a", 8), ("a", 8), ("a", 4), ("a", 9), ("b", 1), ("a", 9)):
+        buffers.take(name, size)
+        counts.append(buffers.allocations)
+    assert counts == [1, 1, 1, 2, 3, 3]
+    buffers.clear()
+    buffers.take("a", 1)
+    assert buffers.allocations == 4

@@ -25,6 +25,8 @@ class Buffers:
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype, self._device = dtype, device
         self._flat: dict[str, Tensor] = {}
+        self.allocations = 0
+        """Grows whenever a name's memory is a new one: who holds on to addresses must ask."""
 
     def take(self, name: str, *size: int, dtype: torch.dtype | None = None) -> Tensor:
         """An uninitialised contiguous tensor of ``size``."""
@@ -34,6 +36,7 @@ class Buffers:
         if flat is None or len(flat) < count or flat.dtype != dtype:
             flat = torch.empty(count, dtype=dtype, device=self._device)
             self._flat[name] = flat
+            self.allocations += 1
         return flat[:count].view(size)
 
     def clear(self) -> None:

@@ -72,6 +72,7 @@ class Backprop:
         self._on_gpu = device.type == "cuda"
         self._offloader = Offloader(dtype, device) if self._on_gpu else None
         self.graphs = Graphs(on_gpu=self._on_gpu)
+        self._allocations = 0
 
     def release(self) -> None:
         """Let go of the memory that is kept from row to row, recorded passes included."""
@@ -95,6 +96,11 @@ class Backprop:
         if not (self._on_gpu and tokens <= MAX_TOKENS and is_steady):
             return self._pass(inputs, documents, policy, dropout_seed)
         inputs, documents = _of_fixed_size(inputs, documents)
+        allocations = sum(one.allocations for one in (*self._kept, parts.shared))
+        if allocations != self._allocations:
+            # A recorded pass writes to where the buffers lay, which is no longer theirs.
+            self.graphs.clear()
+            self._allocations = allocations
         key = (policy, tokens, len(documents.bounds), documents.longest)
         return self.graphs.run(
             key,

@@ -1,7 +1,7 @@
 """CUDA graphs for small steps, whose kernels end before the host has launched the next one.
 
-A pass over a row of the same size is the same launches on other numbers. The second time a size is
-seen its launches are recorded, and from then on replayed at once.
+A pass over a row of the same size is the same launches on other numbers. Once a size has been seen
+and its buffers are there, its launches are recorded, and from then on replayed at once.
 """
 
 from __future__ import annotations
