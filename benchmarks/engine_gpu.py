@@ -93,7 +93,7 @@ def main():
 
 def make_decoder(*, use_4bit):
     device = torch.device("cuda")
-    ops, note = fastest_ops(device)
+    ops, note = fastest_ops(device, torch.bfloat16)
     assert note is None, note
     decoder = Decoder(
         RandomWeights(CODELLAMA_7B), lora=LORA, dtype=torch.bfloat16, device=device, ops=ops,

@@ -148,7 +148,7 @@ def plan_line(made: Plan, target: Target) -> str:
     peak, speed = peak_gib(made), made.tokens_per_second
     where = "GPU memory" if made.on_gpu else "RAM"
     basis = "measured here" if target.rates.measured else "projected, not measured here"
-    policy = f" {made.policy.reason.capitalize()}" if made.policy else ""
+    policy = f" {made.policy.reason[:1].upper() + made.policy.reason[1:]}" if made.policy else ""
     record = track_record(read_outcomes(identify(target.device).machine_id))
     return (
         f"Plan: {peak.expected:.1f} GiB of {where} ({peak.low:.1f} to {peak.high:.1f}), "

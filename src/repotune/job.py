@@ -154,24 +154,25 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
 
     from repotune.kernels import fastest_ops
     from repotune.machine import cache_folder, cap_gpu, prepare_gpu
-    from repotune.model import Decoder, QuantisedLayers, open_weights
+    from repotune.model import Decoder, QuantisedLayers, open_weights, weights_id
 
     if job.machine.gpu:
         prepare_gpu()
         cap_gpu()
-    ops, note = fastest_ops(torch.device(job.device))
+    dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+    ops, note = fastest_ops(torch.device(job.device), dtype)
     if note is not None:
         emit(Notice(message=note))
     return Decoder(
         open_weights(job.base),
         lora=job.lora,
-        dtype=torch.bfloat16 if job.precision == "bf16" else torch.float32,
+        dtype=dtype,
         device=job.device,
         seed=job.config.seed,
         ops=ops,
         use_4bit=job.use_4bit,
         quantised=QuantisedLayers(
-            cache_folder() / "nf4" / f"{job.base.digest[:32]}-{job.precision}", emit
+            cache_folder() / "nf4" / f"v1-{weights_id(job.base)[:32]}-{job.precision}", emit
         ),
     )
 

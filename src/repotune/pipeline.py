@@ -1,6 +1,6 @@
 """The whole way: a source tree in, an adapter and its proof out.
 
-This is the only file that knows every room. Read ``tune`` and then ``_work`` from top to bottom:
+This is the only file that knows every room. Read ``tune`` and then ``_tune`` from top to bottom:
 settle what "auto" means here, find the model, read the tree, make rows, train, export, evaluate.
 Torch and what needs it are imported inside the verbs, once the arguments are known to be good.
 """
@@ -200,7 +200,7 @@ def _work(folder: RunFolder, emit: Emit) -> RunResult:
         except KeyboardInterrupt:
             folder.update(status="interrupted")
             raise Interrupted(
-                f"Stopped by Ctrl-C; go on with `repotune tune --resume {folder.path}`."
+                f"Stopped; go on with `repotune tune --resume {folder.path}`."
             ) from None
         except BaseException:
             folder.update(status="failed")
@@ -221,7 +221,8 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
     decoder = load_decoder(job, emit)
     trained = _train(folder, job, decoder, rows, policy, meter)
     took = _record(folder, planned, meter, emit)
-    folder.update(facts={"training": asdict(trained)})
+    if trained.tokens_per_second:  # else it was trained before, and that stands there
+        folder.update(facts={"training": asdict(trained)})
     evaluation = None
     if not trained.interrupted:
         _export(folder, job, decoder)

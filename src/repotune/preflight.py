@@ -128,12 +128,13 @@ def _one_layer(weights: RandomWeights, device: str) -> Decoder:
     from repotune.kernels import fastest_ops
     from repotune.model import Decoder
 
-    ops, _ = fastest_ops(torch.device(device))
     in_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    dtype = torch.bfloat16 if in_bf16 else torch.float32
+    ops, _ = fastest_ops(torch.device(device), dtype)
     return Decoder(
         weights,
         lora=LoraSpec(r=8, alpha=16.0, dropout=0.0, target_modules=LINEAR_MODULES),
-        dtype=torch.bfloat16 if in_bf16 else torch.float32,
+        dtype=dtype,
         device=device,
         ops=ops,
         use_4bit=True,

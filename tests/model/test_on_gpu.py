@@ -52,7 +52,7 @@ def deterministic():
 def decoder(of=None, *, ops=None, dtype=torch.bfloat16, use_4bit=False, lora=LORA):
     device = torch.device("cuda")
     if ops is None:
-        ops, note = fastest_ops(device, deterministic=True)
+        ops, note = fastest_ops(device, dtype, deterministic=True)
         assert note is None
     made = Decoder(
         RandomWeights(of or shape()), lora=lora, dtype=dtype, device=device, ops=ops,
@@ -132,7 +132,7 @@ def test_the_error_is_at_most_that_of_plain_operations(window, use_4bit):
     exact = gradients(decoder(of, ops=PLAIN, dtype=torch.float32, use_4bit=use_4bit), one, policy)
     plain = gradients(decoder(of, ops=PLAIN, use_4bit=use_4bit), one, policy)
     fused = gradients(decoder(of, use_4bit=use_4bit), one, policy)
-    fastest, _ = fastest_ops(torch.device("cuda"))
+    fastest, _ = fastest_ops(torch.device("cuda"), torch.bfloat16)
     cudnn = gradients(decoder(of, ops=fastest, use_4bit=use_4bit), one, policy)
 
     def error(got):
@@ -167,6 +167,25 @@ def test_released_buffers_may_hold_anything(deterministic):
         got = gradients(model, one, policy)
         assert got[0] == want[0]
         assert torch.equal(got[1], want[1])
+
+
+def test_plain_operations_go_on_pass_after_pass(deterministic):
+    """The path of GPUs without Triton or before Ampere, which is never recorded."""
+    model = decoder(ops=PLAIN, use_4bit=True)
+    for seed, starts in enumerate([(0, 5), (0, 700), (0, 9, 800), (0,)]):
+        one = row(seed=seed, starts=starts)
+        want = gradients(decoder(ops=PLAIN, use_4bit=True), one, saving("all"))
+        got = gradients(model, one, saving("all"))
+        assert got[0] == want[0]
+        assert torch.equal(got[1], want[1])
+
+
+def test_offloaded_tails_of_few_numbers_are_not_written_over(deterministic):
+    lora = LoraSpec(r=1, alpha=2.0, dropout=0.0, target_modules=LINEAR_MODULES)
+    model, one = decoder(lora=lora), row(tokens=300, starts=(0, 100))
+    want = gradients(model, one, saving("outputs"))
+    got = gradients(model, one, saving("outputs", offloaded=True))
+    assert torch.equal(got[1], want[1])
 
 
 def test_dropout_masks_come_again_from_their_seed(deterministic):

@@ -1,5 +1,6 @@
 """Names of models on this disk: what is found, what its digest says, what is refused."""
 
+import os
 import re
 from importlib.metadata import version
 
@@ -10,7 +11,7 @@ import torch
 import transformers
 
 from repotune.errors import ModelError
-from repotune.model import resolve_model
+from repotune.model import resolve_model, weights_id
 from repotune.model.starter import INSTALL, starter_path
 
 
@@ -177,3 +178,15 @@ def test_what_is_no_model_is_refused(tmp_path, folder):
     (folder / "config.json").write_text('{"model_type": "llama", "auto_map": {"A": "b.C"}}')
     with pytest.raises(ModelError, match="code of its own"):
         resolve(folder)
+
+
+def test_another_tuning_of_one_model_is_not_the_same_weights(folder):
+    before = resolve(folder)
+    assert weights_id(before) == weights_id(resolve(folder))
+    path = next(folder.glob("*.safetensors"))
+    content, times = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
+    after = resolve(folder)
+    assert after.digest == before.digest  # names, sizes and configuration are the same
+    assert weights_id(after) != weights_id(before)

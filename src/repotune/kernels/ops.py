@@ -40,6 +40,8 @@ class CrossEntropy(Protocol):
 class Ops:
     """Forward and backward of what stands between the linears; see ``plain.py`` for the shapes."""
 
+    is_recordable: bool
+    """Whether a pass makes the same launches for all rows of a size, and waits for none of them."""
     rotates_in_place: bool
     """Whether q, k and v are views of the stack's output, which then has to be kept."""
     rms_norm: RmsNorm
@@ -61,6 +63,7 @@ class Ops:
 
 
 PLAIN = Ops(
+    is_recordable=False,
     rotates_in_place=False,
     rms_norm=plain.rms_norm,
     rms_norm_backward=plain.rms_norm_backward,

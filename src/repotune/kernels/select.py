@@ -12,13 +12,20 @@ FUSED_SINCE = (8, 0)
 """Compute capability (Ampere) from which PyTorch's flash attention and bf16 exist."""
 
 
-def fastest_ops(device: torch.device, *, deterministic: bool = False) -> tuple[Ops, str | None]:
-    """The fastest operations for ``device``, and why they are not the fused ones, if they are not.
+def fastest_ops(
+    device: torch.device, dtype: torch.dtype, *, deterministic: bool = False
+) -> tuple[Ops, str | None]:
+    """The fastest operations for ``device`` and ``dtype``; and, if not the fused ones, why not.
 
     ``deterministic`` leaves out what gives other bits from run to run.
     """
     if device.type != "cuda":
         return PLAIN, None
+    if dtype not in (torch.bfloat16, torch.float16):
+        return PLAIN, (
+            "The fused kernels compute in 16 bits, and the precision is fp32: using plain PyTorch, "
+            "which is slower."
+        )
     capability = torch.cuda.get_device_capability(device)
     if capability < FUSED_SINCE:
         return PLAIN, (

@@ -7,7 +7,7 @@ tensor; ``decoder`` is built of ``layer``s, these of ``linear``s; ``generate`` c
 from repotune.model.decoder import Decoder
 from repotune.model.generate import generate
 from repotune.model.quantised import QuantisedLayers
-from repotune.model.resolve import resolve_model
+from repotune.model.resolve import resolve_model, weights_id
 from repotune.model.shape import read_shape
 from repotune.model.weights import WeightSource, open_weights
 
@@ -19,4 +19,5 @@ __all__ = [
     "open_weights",
     "read_shape",
     "resolve_model",
+    "weights_id",
 ]

@@ -93,7 +93,8 @@ class Backprop:
             torch.tensor(scale, dtype=torch.float32).to(parts.device),
         )  # fmt: skip
         is_steady = dropout_seed is None and not any(one.offloaded for one in policy.layers)
-        if not (self._on_gpu and tokens <= MAX_TOKENS and is_steady):
+        is_recordable = self._on_gpu and parts.ops.is_recordable
+        if not (is_recordable and tokens <= MAX_TOKENS and is_steady):
             return self._pass(inputs, documents, policy, dropout_seed)
         inputs, documents = _of_fixed_size(inputs, documents)
         allocations = sum(one.allocations for one in (*self._kept, parts.shared))

@@ -53,7 +53,7 @@ class Graphs:
         self._fixed: dict[str, torch.cuda.CUDAGraph] = {}
 
     def clear(self) -> None:
-        """Forget all recorded passes: the memory that they write to may go."""
+        """Forget the recorded passes of rows: the memory that they write to may go."""
         self._recorded.clear()
         self._seen.clear()
 
@@ -80,7 +80,12 @@ class Graphs:
                 # The first time kernels are compiled and libraries choose theirs, unrecorded.
                 self._seen.add(key)
                 return compute(inputs)
-            recorded = self._record(key, inputs, compute)
+            try:
+                recorded = self._record(key, inputs, compute)
+            except torch.OutOfMemoryError:
+                # Recording takes memory of its own; nothing was computed yet.
+                self._seen.discard(key)
+                return compute(inputs)
         for static, new in zip(recorded.inputs.tensors(), inputs.tensors(), strict=True):
             static.copy_(new)
         recorded.graph.replay()

@@ -17,8 +17,6 @@ from repotune.model.layer import Saved, map_saved
 
 SETS = 3
 """One is written, one is read by the next layer, one is on its way: none waits for another."""
-SMALL = 1024
-"""Tensors of fewer numbers (a random state) stay where they are."""
 
 
 @dataclass(slots=True)
@@ -65,10 +63,14 @@ class Offloader:
         """Give the sets' memory to the backward, which needs it for what it fetches."""
         for copied, _ in self._leaving.values():
             torch.cuda.current_stream(self._device).wait_event(copied)
-        self.release()
+        self._clear_sets()
 
     def release(self) -> None:
-        """Let go of all device memory; nothing may be parked or on its way."""
+        """Let go of all memory, the host's too; nothing may be parked or on its way."""
+        self._clear_sets()
+        self._host.clear()
+
+    def _clear_sets(self) -> None:
         self._leaving.clear()
         for buffers in self._sets:
             buffers.clear()
@@ -97,7 +99,7 @@ class Offloader:
         return saved
 
     def _to_host(self, layer: int, place: int, tensor: Tensor) -> Tensor:
-        if tensor.numel() < SMALL:
+        if not tensor.is_floating_point():  # a random state: nobody writes over it
             return tensor
         key = (layer, place)
         host = self._host.get(key)

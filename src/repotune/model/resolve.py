@@ -95,3 +95,15 @@ def _digest(files: Iterable[Path], description: bytes) -> str:
     """See ``ModelRef.digest``: quick, since the weights themselves are not read."""
     sizes = [(path.name, path.stat().st_size) for path in files]
     return hashlib.sha256(json.dumps(sizes).encode() + description).hexdigest()
+
+
+def weights_id(ref: ModelRef) -> str:
+    """SHA-256 that changes with the very weight files: for what is derived from their contents.
+
+    ``ref.digest`` tells architectures and sizes apart; two tunings of one model have the same.
+    """
+    path = Path(ref.path)
+    files = [path] if path.is_file() else weight_files(path)
+    # The hub's cache names a file's blob by its content; elsewhere size and time must do.
+    places = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr((ref.digest, ref.revision, places)).encode()).hexdigest()

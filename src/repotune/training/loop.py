@@ -67,10 +67,10 @@ def train(
     """Train ``decoder`` in place to ``steps`` optimizer steps, from ``resume_from`` or from 0.
 
     A checkpoint, marked with ``fingerprint``, goes into ``checkpoints`` every ``save_steps`` and at
-    the end. ``rows_per_pass`` rows go through the model at once: the result is the same, and the
-    memory is not. ``dropout``: whether the rows get seeds for it. After a step at which
-    ``should_stop`` says yes, the step is saved and the result is ``interrupted``. On a CPU a
-    resumed run is, bit for bit, the uninterrupted one.
+    the end. ``rows_per_pass`` rows go through the model at once: the result is the same (but for
+    dropout, which is drawn by pass), and the memory is not. ``dropout``: whether the rows get
+    seeds for it. After a step at which ``should_stop`` says yes, the step is saved and the result
+    is ``interrupted``. On a CPU a resumed run is, bit for bit, the uninterrupted one.
 
     Raises TrainingError if a loss is not a finite number or there is nothing to learn from,
     DiskFull or RunError if a checkpoint cannot be written.

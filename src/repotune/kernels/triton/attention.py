@@ -84,7 +84,7 @@ def fastest_attention_backward(
 
 
 def _suits_cudnn(q_KTGH: Tensor, documents: Documents) -> bool:
-    is_plain = documents.window is None and q_KTGH.shape[2] == 1
+    is_plain = documents.window is None and q_KTGH.shape[2] == 1 and q_KTGH.shape[3] <= 128
     return is_plain and documents.are_equal and documents.longest >= CUDNN_LEAST
 
 

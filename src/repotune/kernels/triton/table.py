@@ -70,6 +70,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor, factor: float) -> No
 def fused_ops(*, deterministic: bool = False) -> Ops:
     """Triton kernels and fused attention; ``deterministic`` leaves out cuDNN's attention."""
     return Ops(
+        is_recordable=True,
         rotates_in_place=True,
         rms_norm=elementwise.rms_norm,
         rms_norm_backward=elementwise.rms_norm_backward,
