@@ -1,9 +1,12 @@
 """What is kept of a quantised model is what quantising it again gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from repotune.errors import ModelError
 from repotune.events import Notice
 from repotune.model import Decoder, QuantisedLayers
 from repotune.model.weights import tensor_shapes
@@ -86,3 +89,15 @@ def test_a_disk_that_refuses_costs_the_cache_and_not_the_run(tmp_path):
     assert len(notices) == 1
     assert isinstance(notices[0], Notice)
     assert "goes on without it" in notices[0].message
+
+
+def test_a_width_that_is_no_whole_number_of_blocks_is_a_sentence():
+    class Odd(Counting):
+        shape = replace(SHAPE, hidden_size=12, head_dim=3 * 2, intermediate_size=20)
+
+        def __init__(self):
+            super().__init__()
+            self.sizes = tensor_shapes(self.shape)
+
+    with pytest.raises(ModelError, match=r"q_proj has 24 × 12 numbers.*use_4bit"):
+        Decoder(Odd(), lora=LORA, dtype=torch.float32, use_4bit=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from repotune.corpus.manifest import FileLine
-from repotune.durable import writing
+from repotune.durable import sync_file, writing
 from repotune.errors import RunError
 from repotune.records import CorpusSummary, Document, Split
 
@@ -117,13 +116,14 @@ def _write_table(
     path: Path, schema: pa.Schema, records: Iterable[FileLine | Document], at_once: int
 ) -> None:
     # Statistics would hold the first and the last text once more.
-    with path.open("wb") as file:
-        with pq.ParquetWriter(file, schema, compression="zstd", write_statistics=False) as writer:
-            rest = iter(records)
-            while rows := [asdict(one) for one in islice(rest, at_once)]:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
+    with (
+        path.open("wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd", write_statistics=False) as writer,
+    ):
+        rest = iter(records)
+        while rows := [asdict(one) for one in islice(rest, at_once)]:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    sync_file(path)
 
 
 @contextmanager

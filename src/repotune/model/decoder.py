@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repotune.errors import ModelError
 from repotune.kernels import PLAIN, Buffers, Documents, Ops
-from repotune.kernels.nf4 import Nf4, quantise
+from repotune.kernels.nf4 import Nf4, can_quantise, quantise
 from repotune.model.backprop import Backprop, Parts
 from repotune.model.frozen import DenseWeight, FrozenWeight, Nf4Weight
 from repotune.model.layer import Layer, LayerCache, RowContext
@@ -241,6 +242,12 @@ class Decoder:
         if not self.use_4bit:
             return DenseWeight([self._read(f"{name}.weight") for name in names], ranks)
         for name in names:
+            size = self._sizes[f"{name}.weight"]
+            if not can_quantise(*size):
+                raise ModelError(
+                    f"{name} has {size[0]} × {size[1]} numbers, which are no whole blocks of "
+                    "4-bit weights: set use_4bit to false."
+                )
             matrices[name] = kept.get(name) or quantise(self._read(f"{name}.weight"))
         parts = [matrices[name] for name in names]
         return Nf4Weight(parts, ranks, ops=self.ops, buffers=self._shared, dtype=self.dtype)

@@ -7,8 +7,6 @@ it is computing. A copy under matmuls costs nothing where the link is fast enoug
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -19,15 +17,6 @@ SETS = 3
 """One is written, one is read by the next layer, one is on its way: none waits for another."""
 
 
-@dataclass(slots=True)
-class _Parked:
-    """A layer's tensors on the host."""
-
-    saved: Saved
-    """Its tensors are pinned host memory."""
-    arrived: torch.cuda.Event
-
-
 class Offloader:
     """Parks ``Saved`` records by layer and brings them back."""
 
@@ -36,7 +25,8 @@ class Offloader:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._host: dict[tuple[int, int], Tensor] = {}
-        self._parked: dict[int, _Parked] = {}
+        self._parked: dict[int, Saved] = {}
+        """By layer, in pinned host memory."""
         self._fetched: dict[int, tuple[Saved, torch.cuda.Event]] = {}
         self._leaving: dict[int, tuple[torch.cuda.Event, Saved]] = {}
         """By set: when its tensors are copied, and the tensors, which must live until then."""
@@ -57,7 +47,7 @@ class Offloader:
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record(self._stream)
         self._leaving[layer % SETS] = (copied, saved)
-        self._parked[layer] = _Parked(host, copied)
+        self._parked[layer] = host
 
     def end_forward(self) -> None:
         """Give the sets' memory to the backward, which needs it for what it fetches."""
@@ -81,9 +71,9 @@ class Offloader:
         if parked is None:
             return
         # Allocated on the compute stream, whose earlier work on that memory is waited for.
-        device = map_saved(parked.saved, lambda one: torch.empty_like(one, device=self._device))
+        device = map_saved(parked, lambda one: torch.empty_like(one, device=self._device))
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        sources = iter(tensors_of(parked.saved))
+        sources = iter(tensors_of(parked))
         with torch.cuda.stream(self._stream):
             for target in tensors_of(device):
                 target.copy_(next(sources), non_blocking=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -140,8 +139,7 @@ def _write_shards(
                         "fim": [piece.fim for piece in pieces],
                     }
                 )
-            file.flush()
-            os.fsync(file.fileno())
+        sync_file(folder / name)
         shards.append({"file": name, "rows": len(some)})
     return lines, shards
 
