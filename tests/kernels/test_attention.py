@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from repotune.kernels import PLAIN, Buffers, Documents
+from repotune.kernels import PLAIN, Documents
 from repotune.kernels.attention import QUERY_BLOCK, Span, attend
 
 KV, WIDTH = 2, 10
@@ -55,7 +55,7 @@ def random_heads(tokens, group, seed=0, dtype=torch.float64):
 
 def plain(q, k, v, do, documents):
     """Output and gradients of the table's operations, in q's precision."""
-    attended = PLAIN.attention(q, k, v, documents, Buffers(q.dtype, q.device))
+    attended = PLAIN.attention(q, k, v, documents, torch.empty_like(q))
     return attended.out, PLAIN.attention_backward(do, q, k, v, attended, documents)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from repotune.kernels import PLAIN, Buffers, Documents, Heads
-from repotune.kernels.nf4 import quantise
+from repotune.kernels.nf4 import AdapterBlock, quantise
 from repotune.records import IGNORE
 
 pytestmark = pytest.mark.gpu
@@ -188,8 +188,11 @@ def test_attention_of_documents(deterministic, heads, window, lengths):
     q, k, v = heads.split(normal(tokens, columns(heads), dtype=torch.bfloat16))
     do = heads.of_queries(normal(tokens, heads.queries, dtype=torch.bfloat16, seed=1))
     wide = [one.double() for one in (q, k, v, do)]
-    want = PLAIN.attention(*wide[:3], documents, Buffers(torch.float64, CUDA))
-    attended = ops.attention(q, k, v, documents, Buffers(torch.bfloat16, CUDA))
+    want = PLAIN.attention(*wide[:3], documents, torch.empty_like(wide[0]))
+    # as the padded input of o
+    wider = torch.full((tokens, heads.queries + 64), float("nan"), device=CUDA)
+    out = heads.of_queries(wider.to(torch.bfloat16)[:, : heads.queries])
+    attended = ops.attention(q, k, v, documents, out)
     assert attended.out.shape == want.out.shape
     assert relative(attended.out, want.out) < ATTENTION
     want_dq, want_dk, want_dv = PLAIN.attention_backward(wide[3], *wide[:3], want, documents)
@@ -275,3 +278,26 @@ def test_dequantising_is_bit_identical(fused, size, out_dtype):
     fused.dequantise(quantised, got)
     assert torch.equal(got, want)
     assert untouched(got)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [[(0, 40), (40, 24), (64, 17)], [(0, 40), (64, 17)], [(40, 24)], []],
+    ids=["all", "first and last", "middle", "none"],
+)
+@pytest.mark.parametrize("out_dtype", [torch.bfloat16, torch.float16])
+def test_placing_an_adapter_is_bit_identical(fused, places, out_dtype):
+    outputs, width, rank = 81, 320, 5
+    ranks = rank * len(places)
+    a = normal(ranks, width, dtype=out_dtype)
+    blocks = [
+        AdapterBlock(
+            slice(start, start + rows), slice(i * rank, (i + 1) * rank),
+            normal(rows, rank, dtype=torch.float32, seed=i),
+        )
+        for i, (start, rows) in enumerate(places)
+    ]  # fmt: skip
+    got, want = (torch.full((128, 384), 7.0, dtype=out_dtype, device=CUDA) for _ in range(2))
+    fused.place_adapter(a, blocks, outputs, got)
+    PLAIN.place_adapter(a, blocks, outputs, want)
+    assert torch.equal(got, want)

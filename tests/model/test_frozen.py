@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from repotune.kernels import PLAIN, Buffers
-from repotune.kernels.nf4 import dequantise, quantise
+from repotune.kernels.nf4 import AdapterBlock, dequantise, quantise
 from repotune.model.frozen import PAD, DenseWeight, Nf4Weight
 
 K = 96
@@ -38,14 +38,19 @@ def round_trip(weight):
     return out
 
 
-def fill(weight, seed=1):
-    """Random numbers in the compute copies, as ``refresh`` writes them; returns copies."""
+def fill(weight, rows, ranks, columns=K, seed=1):
+    """A random adapter of equal ranks on all modules; returns A and the whole B as expected."""
     g = torch.Generator().manual_seed(seed)
-    copies = []
-    for part in weight.adapter():
-        part.copy_(torch.randn(part.shape, generator=g))
-        copies.append(part.clone())
-    return copies
+    a = torch.randn(ranks, columns, generator=g)
+    dtype, rank, start, blocks = weight.padded().dtype, ranks // len(rows), 0, []
+    b = torch.zeros(sum(rows), ranks, dtype=dtype)
+    for i, count in enumerate(rows if rank else ()):
+        out, column = slice(start, start + count), slice(i * rank, (i + 1) * rank)
+        blocks.append(AdapterBlock(out, column, torch.randn(count, rank, generator=g)))
+        b[out, column] = blocks[-1].values.to(dtype)
+        start += count
+    weight.refresh(a, blocks)
+    return a.to(dtype), b
 
 
 def check(weight, expected_w, a, b):
@@ -66,10 +71,10 @@ def check(weight, expected_w, a, b):
 def test_a_dense_weight_is_the_padded_matrix(dtype, ranks, rows):
     weights = random_parts(dtype, rows)
     weight = DenseWeight(weights, ranks)
-    assert [part.shape for part in weight.adapter()] == [(ranks, K), (sum(rows), ranks)]
-    assert not any(part.any() for part in weight.adapter())
-    a, b = fill(weight)
-    check(weight, torch.cat(weights), a, b)
+    assert weight.compute_a.shape == (ranks, K)
+    assert not weight.padded()[:, K:].any()
+    assert not weight.padded()[sum(rows) :].any()
+    check(weight, torch.cat(weights), *fill(weight, rows, ranks))
     assert weight.padded().data_ptr() == weight.padded().data_ptr()
 
 
@@ -78,11 +83,10 @@ def test_a_dense_weight_is_the_padded_matrix(dtype, ranks, rows):
 def test_a_weight_in_4_bits_is_its_round_trip_in_the_same_places(dtype, buffers, ranks, rows):
     weights = random_parts(dtype, rows)
     weight = in_4_bits(weights, ranks, buffers)
-    assert [part.shape for part in weight.adapter()] == [(ranks, K), (sum(rows), ranks)]
-    assert all(part.dtype == dtype for part in weight.adapter())
-    assert not any(part.any() for part in weight.adapter())
-    a, b = fill(weight)
-    check(weight, torch.cat([round_trip(one) for one in weights]), a, b)
+    assert weight.compute_a.shape == (ranks, K)
+    assert weight.compute_a.dtype == dtype
+    expected = torch.cat([round_trip(one) for one in weights])
+    check(weight, expected, *fill(weight, rows, ranks))
 
 
 @pytest.mark.parametrize("kind", ["dense", "4 bits"])
@@ -92,7 +96,7 @@ def test_adapters_written_later_are_seen(dtype, buffers, kind):
     weight = DenseWeight(weights, 6) if dense else in_4_bits(weights, 6, buffers)
     expected = torch.cat(weights if dense else [round_trip(one) for one in weights])
     for seed in (1, 2):
-        a, b = fill(weight, seed)
+        a, b = fill(weight, PARTS, 6, seed=seed)
         check(weight, expected, a, b)
 
 
@@ -103,7 +107,7 @@ def test_weights_that_share_a_buffer_do_not_disturb_each_other(dtype, buffers):
         weights = random_parts(dtype, rows, columns, seed)
         weight = in_4_bits(weights, ranks, buffers)
         expected = torch.cat([round_trip(one) for one in weights])
-        built[name] = (weight, expected, *fill(weight, seed))
+        built[name] = (weight, expected, *fill(weight, rows, ranks, columns, seed))
     for name in ("small", "large", "small", "narrow", "large", "narrow", "small"):
         check(*built[name])
     # one buffer, the size of the largest, for all of them

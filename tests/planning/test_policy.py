@@ -7,7 +7,7 @@ from repotune.errors import DoesNotFit
 from repotune.kernels import PLAIN, Buffers, Documents
 from repotune.model.frozen import DenseWeight
 from repotune.model.layer import Layer, RowContext
-from repotune.model.linear import StackedLinear, parts_of, ranks_of
+from repotune.model.linear import StackedLinear, lora_size, parts_of, ranks_of
 from repotune.planning import choose_policy, resident_bytes, saved_layer_bytes, working_bytes
 from repotune.planning.policy import LEVELS
 from repotune.records import LINEAR_MODULES, LoraSpec, Shape
@@ -36,7 +36,11 @@ def test_saved_bytes_are_those_of_a_real_layer(saving):
     def linear(names, outs, width):
         parts = parts_of(names, outs, LORA)
         weight = DenseWeight([torch.randn(out, width) for out in outs], ranks_of(parts))
-        return StackedLinear(parts, weight, None, lora=LORA, generator=generator, ops=PLAIN)
+        masters = torch.zeros(lora_size(parts, width))
+        return StackedLinear(
+            parts, weight, None, lora=LORA, masters=masters, gradients=masters.clone(),
+            generator=generator, ops=PLAIN,
+        )  # fmt: skip
 
     layer = Layer(
         SHAPE, ops=PLAIN, attention_norm=torch.ones(d), mlp_norm=torch.ones(d),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,14 +50,14 @@ class Ops:
     rotate_back: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Heads, Tensor], None]
     swiglu: Callable[[Tensor, Tensor], None]
     swiglu_backward: Callable[[Tensor, Tensor], None]
-    attention: Callable[[Tensor, Tensor, Tensor, Documents, Buffers], Attended]
+    attention: Callable[[Tensor, Tensor, Tensor, Documents, Tensor], Attended]
     attention_backward: Callable[
         [Tensor, Tensor, Tensor, Tensor, Attended, Documents], tuple[Tensor, Tensor, Tensor]
     ]
     cross_entropy: CrossEntropy
     token_losses: Callable[[Tensor, Tensor, Tensor, Buffers], Tensor]
     dequantise: Callable[[nf4.Nf4, Tensor], None]
-    place_adapter: Callable[[Tensor, Tensor, Tensor], None]
+    place_adapter: Callable[[Tensor, Sequence[nf4.AdapterBlock], int, Tensor], None]
     add_product: Callable[[Tensor, Tensor, Tensor, float], None]
     copy_columns: Callable[[Tensor, Tensor], None]
 

@@ -5,6 +5,7 @@ Shapes: T tokens of the row, D hidden size, V vocabulary, R ranks of an adapter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -113,10 +114,23 @@ class Backprop:
         self, inputs: Inputs, documents: Documents, policy: Policy, dropout_seed: int | None
     ) -> Tensor:
         """Sum of the losses, [] fp32; the gradients are added where they belong."""
-        parts, tokens = self._parts, len(inputs.input_ids)
+        parts = self._parts
         cos, sin = parts.rotary(inputs.positions)
         context = RowContext(cos_T1h=cos, sin_T1h=sin, documents=documents)
         contexts = [self._with_seed(context, dropout_seed, i) for i in range(len(parts.layers))]
+        loss, d_TDR, memory = self._forward(inputs, contexts, policy)
+        for i in reversed(range(len(parts.layers))):
+            saved = self._take_back(i, memory.pop(), policy)
+            parts.layers[i].backward(d_TDR, saved, contexts[i], scratch=parts.shared, out=d_TDR)
+        if self._offloader is not None:
+            self._offloader.end_backward()
+        return loss
+
+    def _forward(
+        self, inputs: Inputs, contexts: Sequence[RowContext], policy: Policy
+    ) -> tuple[Tensor, Tensor, list[Saved | None]]:
+        """The loss, the gradient of the last layer's output, and what the layers have saved."""
+        parts, tokens = self._parts, len(inputs.input_ids)
         x_TD = self._buffers(0, policy).take("x", tokens, parts.shape.hidden_size)
         torch.index_select(parts.embedding_VD, 0, inputs.input_ids, out=x_TD)
         memory: list[Saved | None] = []
@@ -133,10 +147,7 @@ class Backprop:
         if self._offloader is not None:
             self._offloader.end_forward()
         loss, d_TDR = self._head(x_TD, middle, inputs.labels, inputs.scale)
-        for i in reversed(range(len(parts.layers))):
-            saved = self._take_back(i, memory.pop(), policy)
-            parts.layers[i].backward(d_TDR, saved, contexts[i], scratch=parts.shared, out=d_TDR)
-        return loss
+        return loss, d_TDR, memory
 
     def _head(
         self, x_TD: Tensor, middle: Tensor | None, labels_T: Tensor, scale: Tensor
@@ -192,7 +203,7 @@ def _of_fixed_size(inputs: Inputs, documents: Documents) -> tuple[Inputs, Docume
     if documents.are_equal:
         return inputs, documents
     tokens = len(inputs.input_ids)
-    room = max(64, 2 ** (len(documents.bounds) - 1).bit_length()) + 1
+    room = max(16, 2 ** (len(documents.bounds) - 1).bit_length()) + 1
     padded = torch.full((room,), tokens, dtype=torch.int32, device=documents.bounds.device)
     padded[: len(documents.bounds)] = documents.bounds
     longest = 2 ** (documents.longest - 1).bit_length()

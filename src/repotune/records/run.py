@@ -199,6 +199,8 @@ class Policy:
     """One entry per layer."""
     reason: str
     """One sentence for the user."""
+    optimizer_offloaded: bool = False
+    """Whether the moments of AdamW wait in host memory between steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

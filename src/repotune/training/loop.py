@@ -78,7 +78,10 @@ def train(
     started = time.perf_counter()
     global_batch = batch_size * gradient_accumulation_steps
     _check_rows(len(rows), global_batch, emit)
-    optimizer = AdamW(decoder.lora_flat(), decoder.lora_state(), weight_decay=weight_decay)
+    optimizer = AdamW(
+        decoder.lora_flat(), decoder.lora_state(), weight_decay=weight_decay,
+        on_host=policy.optimizer_offloaded,
+    )  # fmt: skip
     reached = _start(decoder, optimizer, resume_from, seed=seed, fingerprint=fingerprint)
     saver = _Saver(checkpoints, reached, saves=math.ceil((steps - reached.step) / save_steps))
     order = SampleOrder(rows, seed=seed, dropout=dropout)

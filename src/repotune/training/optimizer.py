@@ -9,6 +9,8 @@ from torch import Tensor
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
+CHUNK = 2**22
+"""Numbers whose moments are on the device at a time, 32 MiB, where they wait in host memory."""
 
 
 class AdamW:
@@ -16,13 +18,17 @@ class AdamW:
 
     ``flat`` [N] fp32 is updated in place, by the gradient in its ``.grad``; ``weights`` are views
     that cover it. All state exists from the start, so that memory is known before the first step.
-    One tensor is one launch on a GPU, where hundreds would keep it waiting for the host.
+    One tensor is one launch on a GPU, where hundreds would keep it waiting for the host. With
+    ``on_host`` the moments wait in pinned host memory, and come and go in chunks.
     """
 
-    def __init__(self, flat: Tensor, weights: Mapping[str, Tensor], *, weight_decay: float) -> None:
+    def __init__(
+        self, flat: Tensor, weights: Mapping[str, Tensor], *, weight_decay: float,
+        on_host: bool = False,
+    ) -> None:  # fmt: skip
         assert sum(weight.numel() for weight in weights.values()) == flat.numel()
-        self._flat, self._weight_decay = flat, weight_decay
-        self._exp_avg, self._exp_avg_sq = torch.zeros_like(flat), torch.zeros_like(flat)
+        self._flat, self._weight_decay, self._on_host = flat, weight_decay, on_host
+        self._exp_avg, self._exp_avg_sq = (self._zeros(), self._zeros())
         self._steps = torch.zeros((), dtype=torch.float32, device=flat.device)
         self.exp_avg = _views(self._exp_avg, flat, weights)
         """Running mean of the gradients, by name."""
@@ -44,13 +50,21 @@ class AdamW:
         """
         skip = (~figures.isfinite().all()).float().reshape(1)
         self._steps += 1
-        # torch.optim's own fused kernel, called itself for the sake of ``found_inf``.
-        torch._fused_adamw_(
-            [self._flat], [self._gradient()], [self._exp_avg], [self._exp_avg_sq], [],
-            [self._steps], lr=learning_rate, beta1=BETAS[0], beta2=BETAS[1],
-            weight_decay=self._weight_decay, eps=EPSILON, amsgrad=False, maximize=False,
-            grad_scale=None, found_inf=skip,
-        )  # fmt: skip
+        size = CHUNK if self._on_host else self._flat.numel()
+        tensors = (self._flat, self._gradient(), self._exp_avg, self._exp_avg_sq)
+        for parts in zip(*(torch.split(one, size) for one in tensors), strict=True):
+            weight, gradient, *waiting = parts
+            moments = [one.to(self._flat.device, non_blocking=True) for one in waiting]
+            # torch.optim's own fused kernel, called itself for the sake of ``found_inf``.
+            torch._fused_adamw_(
+                [weight], [gradient], [moments[0]], [moments[1]], [], [self._steps],
+                lr=learning_rate, beta1=BETAS[0], beta2=BETAS[1],
+                weight_decay=self._weight_decay, eps=EPSILON, amsgrad=False, maximize=False,
+                grad_scale=None, found_inf=skip,
+            )  # fmt: skip
+            if self._on_host:
+                for host, moment in zip(waiting, moments, strict=True):
+                    host.copy_(moment, non_blocking=True)
         self._steps -= skip[0]
 
     def restore(
@@ -61,6 +75,11 @@ class AdamW:
             self.exp_avg[name].copy_(exp_avg[name])
             self.exp_avg_sq[name].copy_(exp_avg_sq[name])
         self._steps.fill_(steps)
+
+    def _zeros(self) -> Tensor:
+        if self._on_host and self._flat.is_cuda:
+            return torch.zeros(self._flat.shape, dtype=torch.float32, pin_memory=True)
+        return torch.zeros_like(self._flat)
 
     def _gradient(self) -> Tensor:
         gradient = self._flat.grad
