@@ -220,7 +220,6 @@ def test_its_tensors_may_be_views_into_one_block_of_bytes():
     apart = quantise(matrix(33, 1024))
     parts = (apart.group_scales, apart.offset, apart.packed, apart.scales)
     flat = torch.cat([part.view(torch.uint8) for part in parts])
-    assert apart.nbytes == len(flat)
     group_scales, offset, packed, scales = torch.split(flat, [part.nbytes for part in parts])
     together = Nf4(
         rows=33, columns=1024, packed=packed, scales=scales,
@@ -231,7 +230,8 @@ def test_its_tensors_may_be_views_into_one_block_of_bytes():
 
 def test_a_large_matrix_takes_0_5159_bytes_a_number():
     quantised = quantise(matrix(1024, 1024))
-    assert quantised.nbytes / 2**20 == pytest.approx(0.5159, abs=5e-5)
+    parts = (quantised.packed, quantised.scales, quantised.group_scales, quantised.offset)
+    assert sum(part.nbytes for part in parts) / 2**20 == pytest.approx(0.5159, abs=5e-5)
     assert quantised.packed.shape == (2**19,)
     assert quantised.packed.dtype == quantised.scales.dtype == torch.uint8
     assert quantised.scales.shape == (2**14,)
@@ -245,14 +245,6 @@ def test_a_large_matrix_takes_0_5159_bytes_a_number():
 )
 def test_only_whole_blocks_can_be_quantised(rows, columns, fits):
     assert can_quantise(rows, columns) is fits
-
-
-def test_to_moves_all_parts():
-    quantised = quantise(matrix(7, 192))
-    moved = quantised.to(torch.device("meta"))
-    assert (moved.rows, moved.columns, moved.nbytes) == (7, 192, quantised.nbytes)
-    for part in (moved.packed, moved.scales, moved.group_scales, moved.offset):
-        assert part.device.type == "meta"
 
 
 @pytest.mark.gpu

@@ -103,7 +103,7 @@ def saving(*layers):
 
 
 def gradients(decoder, row, *, policy=None, seed=None, scale=1.0):
-    decoder.zero_grad()
+    decoder.lora_flat().grad.zero_()
     loss = decoder.loss_and_grad(
         row, scale=scale, policy=policy or keep(decoder), dropout_seed=seed
     )

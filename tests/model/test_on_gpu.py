@@ -79,7 +79,7 @@ def saving(*each, offloaded=False):
 
 
 def gradients(model, of, policy, seed=None):
-    model.zero_grad()
+    model.lora_flat().grad.zero_()
     loss = model.loss_and_grad(of, scale=1e-3, policy=policy, dropout_seed=seed)
     return float(loss), model.lora_flat().grad.clone()
 

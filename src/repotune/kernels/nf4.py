@@ -44,23 +44,6 @@ class Nf4:
     offset: Tensor
     """[1] fp32: the mean of the blocks' scales."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all parts."""
-        parts = (self.packed, self.scales, self.group_scales, self.offset)
-        return sum(part.nbytes for part in parts)
-
-    def to(self, device: torch.device) -> Nf4:
-        """A copy on ``device``."""
-        return Nf4(
-            self.rows,
-            self.columns,
-            self.packed.to(device),
-            self.scales.to(device),
-            self.group_scales.to(device),
-            self.offset.to(device),
-        )
-
 
 def can_quantise(rows: int, columns: int) -> bool:
     """Whether a matrix of this size is a whole number of blocks."""

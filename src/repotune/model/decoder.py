@@ -91,11 +91,6 @@ class Decoder:
         """All of ``lora_state`` as one tensor, [N] fp32, of which its tensors are views."""
         return self._flat
 
-    def zero_grad(self) -> None:
-        """Set all LoRA gradients to zero, in place."""
-        assert self._flat.grad is not None
-        self._flat.grad.zero_()
-
     def release(self) -> None:
         """Let go of the memory that training keeps from row to row."""
         self._backprop.release()
