@@ -42,6 +42,7 @@ def one_step(model, batch, **changes):
         "max_grad_norm": 1e9,
         "policy": POLICY,
         "rows_per_pass": 1,
+        "loss_scale": None,
     }
     optimizer = AdamW(model.lora_flat(), model.lora_state(), weight_decay=0.0)
     return train_step(

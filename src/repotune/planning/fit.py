@@ -65,7 +65,7 @@ def lora_of(config: FineTuningConfig) -> LoraSpec:
 def setup_of(shape: Shape, config: FineTuningConfig, target: Target) -> Setup:
     """What is in flight on ``target``: a micro-batch on CUDA, a row on a CPU."""
     on_gpu = target.device == "cuda"
-    in_16_bits = config.precision == "bf16" or (
+    in_16_bits = config.precision in ("bf16", "fp16") or (
         config.precision == "auto" and (on_gpu or target.bf16)
     )
     return Setup(
