@@ -81,9 +81,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(key: str, nearest: str)
         FineTuningConfig(**{key: 1})
 
 
-def test_a_key_that_is_near_to_nothing_is_refused_with_all_names() -> None:
+@pytest.mark.parametrize("key", ["xyz", "training", "optimizer", "lr"])
+def test_a_key_that_is_near_to_nothing_is_refused_with_all_names(key: str) -> None:
     with pytest.raises(ConfigError, match=r"the keys are model, .*, offline"):
-        FineTuningConfig(xyz=1)
+        FineTuningConfig(**{key: 1})
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
@@ -146,6 +147,18 @@ def test_overrides_go_before_the_file_and_are_checked_with_it(tmp_path: Path) ->
         FineTuningConfig.from_toml(file)
     config = FineTuningConfig.from_toml(file, {"evaluate": False, "lora_r": 4})
     assert (config.heldout_share, config.batch_size, config.lora_r) == (0, 2, 4)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    file = tmp_path / "c.toml"
+    file.write_text('output_dir = "~/runs/one"\n', encoding="utf-8")
+    assert FineTuningConfig.from_toml(file).output_dir == tmp_path / "runs" / "one"
+    assert FineTuningConfig(output_dir=Path("~")).output_dir == tmp_path
+    assert FineTuningConfig(output_dir=Path("a~b")).output_dir == Path("a~b")
 
 
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:

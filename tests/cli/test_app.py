@@ -32,6 +32,7 @@ WRONG_USE = [
     (["tune", "x", "--batch-size", "0"], "batch_size = 0"),
     (["tune", "x", "--learning-rate", "nan"], "learning_rate = nan"),
     (["tune", "x", "--precision", "fp8"], "bf16"),
+    (["tune", "x", "-o", ""], "output_dir = '' is not allowed"),
     (["tune", "x", "--target-modules", "q_proj,lm_head"], "target_modules = 'lm_head'"),
     (["tune", "x", "--heldout-share", "0"], "evaluate = true with heldout_share = 0"),
     (["tune", "x", "--config", "absent.toml"], "absent.toml cannot be read"),
