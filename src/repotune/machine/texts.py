@@ -156,8 +156,8 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "process": ("process {pid}", "프로세스 {pid}"),
     "no_bf16": (
-        "This GPU has no bf16: it computes in fp16, with a scaled loss.",
-        "이 GPU는 bf16을 지원하지 않아 손실을 스케일링하며 fp16으로 계산합니다.",
+        "This GPU has no bf16: it computes in fp16 with loss scaling.",
+        "이 GPU는 bf16을 지원하지 않아 손실 스케일링을 적용한 fp16으로 계산합니다.",
     ),
     "ram_short": (
         "{needed} GiB must be free: close programs; these hold most.",

@@ -265,8 +265,8 @@ PROSE: Final[dict[str, tuple[str, str]]] = {
         "다음 카드는 PyTorch {torch}까지의 CUDA {cuda}용 빌드에서만 지원됩니다: {names}.",
     ),
     "no_bf16": (
-        "Cards without bf16 compute in fp16, with a scaled loss, and were not run yet: {names}.",
-        "bf16이 없는 카드는 손실을 스케일링하며 fp16으로 계산합니다. 아직 실제로 실행해 보지 "
+        "Cards without bf16 compute in fp16 with loss scaling and were not run yet: {names}.",
+        "bf16이 없는 카드는 손실 스케일링을 적용한 fp16으로 계산하며 아직 실제로 실행해 보지 "
         "않았습니다: {names}.",
     ),
     "settings": ("GPU memory by settings", "설정별 GPU 메모리"),
