@@ -19,7 +19,7 @@ CUDA = torch.device("cuda")
 # or twice more
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 # probabilities and what each matmul gives are rounded
-ATTENTION = {torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
+ATTENTION = {torch.bfloat16: 1e-2, torch.float16: 2e-3}
 # the logits are rounded before exp
 LOSSES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 EPS = 1e-5
@@ -254,7 +254,7 @@ def test_a_product_is_added_in_fp32(fused, half):
     total = torch.ones(33, 16, device=CUDA)
     want = total.double() + 0.5 * left.double() @ right.double()
     fused.add_product(total, left, right, 0.5)
-    assert relative(total, want) < TOLERANCES[torch.float32]
+    assert relative(total, want) < 5e-5  # rounded to 11 bits it would be 2e-4
 
 
 @pytest.mark.parametrize(("tokens", "vocabulary"), CASES)

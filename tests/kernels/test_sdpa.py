@@ -77,7 +77,7 @@ def test_what_a_gpu_before_ampere_takes_equals_the_textbook(backend, dtype, head
     want_out, want = reference(*(one.double().cpu() for one in (q, k, v, do)), lengths, None)
     with sdpa_kernel(backend):
         out, got = through_torch(q, k, v, do, packed(lengths))
-    tolerance = FP16 if dtype == torch.float16 else 1e-5
+    tolerance = FP16 if dtype == torch.float16 else 5e-5  # with TF32 it would be 1e-3
     assert relative(out.cpu(), want_out) < tolerance
     for one, other in zip(got, want, strict=True):
         assert one.shape == other.shape
