@@ -26,6 +26,7 @@ FLOOR = {
     "forecast": 5, "requirements": 5,
     "pipeline": 6, "preflight": 6,
     "cli": 7, "web": 7, "__init__": 7,
+    "__main__": 8,
 }  # fmt: skip
 
 TORCH_ANYWHERE = {"kernels", "model", "training", "evaluation", "export", "serving"}

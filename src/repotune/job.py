@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from repotune.config import FineTuningConfig
 from repotune.errors import ModelError, UsageError
 from repotune.events import Emit, Notice
-from repotune.records import LoraSpec, Machine, ModelRef, Policy, Shape
+from repotune.records import LoraSpec, Machine, ModelRef, Policy, Precision, Shape
 from repotune.runs import RunState
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CPU_MODEL = "starter"
 GPU_MODEL = "codellama/CodeLlama-7b-hf"
+SLOW_FP16 = "A processor emulates fp16, up to a hundred times slower than fp32"
 NOT_IN_FINGERPRINT = ("output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model")
 """Settings that change no step: a run may be resumed where these differ."""
 
@@ -38,7 +39,7 @@ class Job:
     shape: Shape
     tokenizer: CodeTokenizer
     lora: LoraSpec
-    precision: Literal["bf16", "fp32"]
+    precision: Precision
 
     @property
     def use_4bit(self) -> bool:
@@ -79,6 +80,13 @@ def settle(state: RunState, emit: Emit) -> Job:
     precision = precision_here(state.facts.get("precision", config.precision), machine)
     if config.use_4bit and not machine.gpu:
         emit(Notice(message=f"use_4bit needs a GPU, and there is none: using {precision}."))
+    if precision == "fp16" and not machine.gpu:
+        emit(
+            Notice(
+                message=f"{SLOW_FP16}, and how long it will take is not known: "
+                f'precision = "auto" takes {precision_here("auto", machine)} here.'
+            )
+        )
     base = _find_base(state, config, GPU_MODEL if machine.gpu else CPU_MODEL, emit)
     shape, tokenizer = read_shape(base), load_tokenizer(Path(base.path))
     open_weights(base)  # names, shapes and sizes are checked before anything is done in vain
@@ -139,7 +147,7 @@ def plan_policy(job: Job) -> Policy:
         job.shape,
         job.lora,
         tokens=job.rows_per_pass * job.config.max_seq_length,
-        itemsize=2 if job.precision == "bf16" else 4,
+        itemsize=4 if job.precision == "fp32" else 2,
         free_bytes=machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes,
         gradient_checkpointing=job.config.gradient_checkpointing,
         device="cuda" if machine.gpu else "cpu",
@@ -159,7 +167,8 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
     if job.machine.gpu:
         prepare_gpu()
         cap_gpu()
-    dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    dtype = dtypes[job.precision]
     ops, note = fastest_ops(torch.device(job.device), dtype)
     if note is not None:
         emit(Notice(message=note))

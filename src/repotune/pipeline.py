@@ -322,7 +322,7 @@ def _prepare_rows(folder: RunFolder, job: Job, emit: Emit) -> RowStore:
 def _train(
     folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, policy: Policy, emit: Emit
 ) -> TrainResult:
-    from repotune.training import latest, load, log_metrics, stop_on_signals, train
+    from repotune.training import LossScale, latest, load, log_metrics, stop_on_signals, train
 
     config = job.config
     fingerprint = training_fingerprint(job, rows.summary.fingerprint)
@@ -355,6 +355,7 @@ def _train(
             seed=config.seed,
             policy=policy,
             dropout=config.lora_dropout > 0,
+            loss_scale=LossScale() if job.precision == "fp16" else None,
             save_steps=config.save_steps,
             checkpoints=folder.checkpoints,
             fingerprint=fingerprint,

@@ -27,6 +27,13 @@ def random_parts(dtype, rows=PARTS, columns=K, seed=0):
     return [torch.randn(row, columns, generator=g).to(dtype) for row in rows]
 
 
+def dense(weights, ranks):
+    return DenseWeight(
+        iter(weights), rows=sum(map(len, weights)), width=weights[0].shape[1], ranks=ranks,
+        dtype=weights[0].dtype, device=torch.device("cpu"),
+    )  # fmt: skip
+
+
 def in_4_bits(weights, ranks, buffers):
     parts = [quantise(weight) for weight in weights]
     return Nf4Weight(parts, ranks, ops=PLAIN, buffers=buffers, dtype=weights[0].dtype)
@@ -70,7 +77,7 @@ def check(weight, expected_w, a, b):
 @pytest.mark.parametrize("rows", [PARTS, (40,)], ids=["several", "one"])
 def test_a_dense_weight_is_the_padded_matrix(dtype, ranks, rows):
     weights = random_parts(dtype, rows)
-    weight = DenseWeight(weights, ranks)
+    weight = dense(weights, ranks)
     assert weight.compute_a.shape == (ranks, K)
     assert not weight.padded()[:, K:].any()
     assert not weight.padded()[sum(rows) :].any()
@@ -92,9 +99,9 @@ def test_a_weight_in_4_bits_is_its_round_trip_in_the_same_places(dtype, buffers,
 @pytest.mark.parametrize("kind", ["dense", "4 bits"])
 def test_adapters_written_later_are_seen(dtype, buffers, kind):
     weights = random_parts(dtype)
-    dense = kind == "dense"
-    weight = DenseWeight(weights, 6) if dense else in_4_bits(weights, 6, buffers)
-    expected = torch.cat(weights if dense else [round_trip(one) for one in weights])
+    is_dense = kind == "dense"
+    weight = dense(weights, 6) if is_dense else in_4_bits(weights, 6, buffers)
+    expected = torch.cat(weights if is_dense else [round_trip(one) for one in weights])
     for seed in (1, 2):
         a, b = fill(weight, PARTS, 6, seed=seed)
         check(weight, expected, a, b)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from repotune.kernels import cross_entropy, nf4, plain
 from repotune.kernels.attention import Attended, Documents, attention, attention_backward
 from repotune.kernels.buffers import Buffers
 from repotune.kernels.heads import Heads, rotate, rotate_back
+from repotune.kernels.sdpa import sdpa_attention, sdpa_attention_backward
 
 
 class RmsNorm(Protocol):
@@ -81,3 +82,6 @@ PLAIN = Ops(
     copy_columns=plain.copy_columns,
 )
 """PyTorch operations only: every device, every precision."""
+
+PLAIN_GPU = replace(PLAIN, attention=sdpa_attention, attention_backward=sdpa_attention_backward)
+"""For GPUs without the fused table, where ``attention``'s blocks are hundreds of launches."""

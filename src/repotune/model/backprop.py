@@ -93,11 +93,12 @@ class Backprop:
             parts.ids(row.input_ids), parts.ids(row.labels), positions, documents.bounds,
             torch.tensor(scale, dtype=torch.float32).to(parts.device),
         )  # fmt: skip
+        if self._on_gpu:  # recorded or not, so that the bits do not depend on it
+            inputs, documents = _of_fixed_size(inputs, documents)
         is_steady = dropout_seed is None and not any(one.offloaded for one in policy.layers)
         is_recordable = self._on_gpu and parts.ops.is_recordable
         if not (is_recordable and tokens <= MAX_TOKENS and is_steady):
             return self._pass(inputs, documents, policy, dropout_seed)
-        inputs, documents = _of_fixed_size(inputs, documents)
         allocations = sum(one.allocations for one in (*self._kept, parts.shared))
         if allocations != self._allocations:
             # A recorded pass writes to where the buffers lay, which is no longer theirs.
@@ -199,7 +200,10 @@ class Backprop:
 
 
 def _of_fixed_size(inputs: Inputs, documents: Documents) -> tuple[Inputs, Documents]:
-    """The same row in sizes that many rows share: bounds are padded with empty documents."""
+    """The same row in sizes that many rows share: bounds are padded with empty documents.
+
+    By their number flash attention splits its sums, where it is deterministic.
+    """
     if documents.are_equal:
         return inputs, documents
     tokens = len(inputs.input_ids)

@@ -92,11 +92,6 @@ class Decoder:
         """All of ``lora_state`` as one tensor, [N] fp32, of which its tensors are views."""
         return self._flat
 
-    def zero_grad(self) -> None:
-        """Set all LoRA gradients to zero, in place."""
-        assert self._flat.grad is not None
-        self._flat.grad.zero_()
-
     def release(self) -> None:
         """Let go of the memory that training keeps from row to row."""
         self._backprop.release()
@@ -269,7 +264,12 @@ class Decoder:
         self, names: Sequence[str], ranks: int, matrices: Mapping[str, Nf4]
     ) -> FrozenWeight:
         if not self.use_4bit:
-            return DenseWeight([self._read(f"{name}.weight") for name in names], ranks)
+            sizes = [self._sizes[f"{name}.weight"] for name in names]
+            return DenseWeight(
+                (self._read(f"{name}.weight") for name in names),
+                rows=sum(rows for rows, _ in sizes), width=sizes[0][1], ranks=ranks,
+                dtype=self.dtype, device=self.device,
+            )  # fmt: skip
         parts = [matrices[name] for name in names]
         return Nf4Weight(parts, ranks, ops=self.ops, buffers=self._shared, dtype=self.dtype)
 

@@ -6,7 +6,7 @@ in the rows below. Shapes: O output width, K input width, R sum of the ranks, P 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -40,15 +40,23 @@ class FrozenWeight(Protocol):
 class DenseWeight:
     """The padded matrix itself, resident in the compute precision."""
 
-    def __init__(self, weights: Sequence[Tensor], ranks: int) -> None:
-        self._rows = sum(len(weight) for weight in weights)
-        self._width = weights[0].shape[1]
-        rows, columns = _rounded(self._rows + ranks), _rounded(self._width + ranks)
-        whole = weights[0].new_empty(rows, columns)
-        self._padded = whole[: self._rows + ranks, : self._width + ranks]
-        places = torch.split(whole[: self._rows, : self._width], [len(one) for one in weights])
-        for place, weight in zip(places, weights, strict=True):
-            place.copy_(weight)
+    def __init__(
+        self, weights: Iterable[Tensor], *, rows: int, width: int, ranks: int, dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        """``weights`` of together ``rows`` × ``width``, of which one at a time is asked for."""
+        self._rows, self._width = rows, width
+        # Allocated first: what comes and goes while it is filled leaves no holes.
+        whole = torch.empty(
+            _rounded(rows + ranks), _rounded(width + ranks), dtype=dtype, device=device
+        )
+        self._padded = whole[: rows + ranks, : width + ranks]
+        start = 0
+        for weight in weights:
+            stop = start + len(weight)
+            whole[start:stop, :width] = weight
+            start = stop
+            del weight
         # B is zero outside of each module's own columns.
         self._padded[:, self._width :].zero_()
         self._padded[self._rows :].zero_()

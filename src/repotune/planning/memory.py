@@ -24,14 +24,16 @@ PAD: Final = 64
 """Of ``model.frozen`` and ``kernels.buffers``: rows and columns are padded to multiples of it."""
 LOGIT_ROWS: Final = 1024
 """Of ``kernels.triton``: rows of a chunk of logits."""
-WORKSPACE: Final = 32 * 2**20
-"""cuBLAS's, as PyTorch sets it for Hopper; 8 MiB on older GPUs."""
+WORKSPACE: Final = 64 * 2**20
+"""Of cuBLAS and cuBLASLt, as PyTorch sets them for Hopper; 16 MiB on older GPUs."""
 STAGED_LAYERS: Final = 2
 """Of ``model.offload``: sets that layers arrive in. The forward has three, and then less beside."""
-MOMENT_CHUNK: Final = 4 * 2 * 2**22
-"""Of ``training.optimizer``: bytes of the moments on the device where they wait on the host."""
-SEGMENTS: Final = 128 * 2**20
-"""What the allocator rounds up: 0.50 GiB reserved beyond allocated at 4 × 2048 (MEASURED)."""
+SEGMENTS: Final = 60 * 2**20
+"""What the allocator rounds up, whatever the step."""
+UNMERGED: Final = 3.4
+"""Tensors of the queries' size in holes that the allocator holds: fitted, see ``benchmarks``."""
+FLASH_ROWS: Final = 128
+"""To whose multiples flash attention's backward rounds the rows of each document, in fp32."""
 CONTEXT_BASE: Final = 250 * 2**20
 CONTEXT_PER_SM: Final = 4 * 2**20
 """A CUDA context with PyTorch's kernels: 0.75 to 0.85 GiB on an H100 of 132 multiprocessors, whose
@@ -55,6 +57,8 @@ class Setup:
     """Bytes of a number in the compute precision: 2 or 4."""
     device: Device = "cpu"
     use_4bit: bool = False
+    documents: int | None = None
+    """Of different lengths, in flight; None: each row is one."""
 
 
 def widths(shape: Shape) -> tuple[int, int, int, int]:
@@ -167,11 +171,13 @@ def adapter_bytes(setup: Setup) -> int:
 
 
 def moments_bytes(setup: Setup) -> int:
-    """What the device is spared of Adam's moments where they wait on the host; 0 on a CPU."""
+    """What a device is spared of Adam's moments where they wait on the host; 0 on a CPU.
+
+    They come back in small chunks, when no step's tensors are there.
+    """
     if setup.device == "cpu":
         return 0
-    moments = MASTER_BYTES // 2 * lora_parameters(setup.shape, setup.lora)
-    return max(0, moments - MOMENT_CHUNK)
+    return MASTER_BYTES // 2 * lora_parameters(setup.shape, setup.lora)
 
 
 def dequantised_bytes(setup: Setup) -> int:
@@ -212,10 +218,18 @@ def scratch_bytes(setup: Setup, savings: frozenset[Saving]) -> int:
 
 
 def attention_bytes(setup: Setup) -> int:
-    """What attention's backward allocates: dq, dk and dv, dq in fp32, and small statistics."""
+    """What attention's backward allocates: dq, dk and dv, dq in fp32, and small statistics.
+
+    Flash attention (documents of several lengths, grouped queries, a window) copies its output and
+    the gradient, gives each query head its own dk and dv, and pads each document in fp32.
+    """
     _, q, k, _ = widths(setup.shape)
-    heads = setup.shape.num_attention_heads
-    return setup.tokens * (setup.itemsize * (q + 2 * k) + 4 * q + 8 * heads)
+    heads, padded = setup.shape.num_attention_heads, setup.tokens
+    numbers = q + 2 * k
+    if setup.documents is not None or k < q or setup.shape.sliding_window is not None:
+        numbers += 2 * q + (2 * q if k < q else 0)
+        padded += FLASH_ROWS * (setup.documents or 0)
+    return setup.tokens * (setup.itemsize * numbers + 8 * heads) + padded * 4 * q
 
 
 def staging_bytes(setup: Setup, policy: Policy) -> int:
@@ -227,8 +241,7 @@ def staging_bytes(setup: Setup, policy: Policy) -> int:
 def offloaded_bytes(setup: Setup, policy: Policy) -> int:
     """What waits in pinned host memory: saved tensors, and Adam's moments."""
     saved = sum(_saved(setup, one.saving) for one in policy.layers if one.offloaded)
-    moments = MASTER_BYTES // 2 * lora_parameters(setup.shape, setup.lora)
-    return saved + (moments if policy.optimizer_offloaded else 0)
+    return saved + (moments_bytes(setup) if policy.optimizer_offloaded else 0)
 
 
 def saved_bytes(setup: Setup, policy: Policy) -> int:
@@ -238,7 +251,8 @@ def saved_bytes(setup: Setup, policy: Policy) -> int:
 
 def slack_bytes(setup: Setup) -> int:
     """Reserved by the caching allocator beyond what is allocated at the peak."""
-    return SEGMENTS
+    queries = setup.tokens * widths(setup.shape)[1] * setup.itemsize
+    return SEGMENTS + round(UNMERGED * queries)
 
 
 def context_bytes(sm_count: int) -> int:
@@ -290,10 +304,10 @@ def memory_parts(setup: Setup, policy: Policy) -> tuple[MemoryPart, ...]:
     fixed = dequantised_bytes(setup) + WORKSPACE
     parts += [
         _part("staging", staging_bytes(setup, policy), "2 layers' saved tensors", "offload"),
-        _part("weight buffer", fixed, "largest stack, cuBLAS 32 MiB", "frozen"),
+        _part("weight buffer", fixed, "largest stack, cuBLAS 64 MiB", "frozen"),
         _part("backward", scratch_bytes(setup, savings), "T·w·buffers of a layer", "layer"),
-        _part("attention", attention_bytes(setup), "T·(w(Q+2K)+4Q+8·heads)", "attention"),
-        _part("allocator", slack_bytes(setup), "128 MiB", MEASURED),
+        _part("attention", attention_bytes(setup), "T·(w(3Q+2K)+4Q+8·heads)", "attention"),
+        _part("allocator", slack_bytes(setup), "60 MiB + 3.4·T·w·Q", MEASURED),
     ]
     return tuple(part for part in parts if part.bytes)
 

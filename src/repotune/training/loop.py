@@ -14,6 +14,7 @@ from repotune.errors import TrainingError
 from repotune.events import CheckpointSaved, Emit, Notice, StageDone, StageStarted, StepDone
 from repotune.records import Policy, TrainResult
 from repotune.training.checkpoint import Checkpoint, checkpoint_path, load, prepare, prune, save
+from repotune.training.loss_scale import LEAST, LossScale
 from repotune.training.optimizer import AdamW
 from repotune.training.order import Rows, SampleOrder
 from repotune.training.schedule import LrSchedulerType, learning_rate_at, warmup_steps
@@ -57,6 +58,7 @@ def train(
     seed: int,
     policy: Policy,
     dropout: bool,
+    loss_scale: LossScale | None,
     save_steps: int,
     checkpoints: Path,
     fingerprint: str,
@@ -69,11 +71,12 @@ def train(
     A checkpoint, marked with ``fingerprint``, goes into ``checkpoints`` every ``save_steps`` and at
     the end. ``rows_per_pass`` rows go through the model at once: the result is the same (but for
     dropout, which is drawn by pass), and the memory is not. ``dropout``: whether the rows get
-    seeds for it. After a step at which ``should_stop`` says yes, the step is saved and the result
-    is ``interrupted``. On a CPU a resumed run is, bit for bit, the uninterrupted one.
+    seeds for it. ``loss_scale``: fp16's, to start with (see ``loss_scale.py``); None: none. After a
+    step at which ``should_stop`` says yes, the step is saved and the result is ``interrupted``. On
+    a CPU a resumed run is, bit for bit, the uninterrupted one.
 
-    Raises TrainingError if a loss is not a finite number or there is nothing to learn from,
-    DiskFull or RunError if a checkpoint cannot be written.
+    Raises TrainingError if a loss is not finite, a gradient is not even with a loss scale of 1, or
+    there is nothing to learn from; DiskFull or RunError if a checkpoint cannot be written.
     """
     started = time.perf_counter()
     global_batch = batch_size * gradient_accumulation_steps
@@ -82,38 +85,31 @@ def train(
         decoder.lora_flat(), decoder.lora_state(), weight_decay=weight_decay,
         on_host=policy.optimizer_offloaded,
     )  # fmt: skip
-    reached = _start(decoder, optimizer, resume_from, seed=seed, fingerprint=fingerprint)
+    reached = _start(decoder, optimizer, resume_from, loss_scale, seed, fingerprint)
     saver = _Saver(checkpoints, reached, saves=math.ceil((steps - reached.step) / save_steps))
     order = SampleOrder(rows, seed=seed, dropout=dropout)
     rate_at = partial(
-        learning_rate_at,
-        steps=steps,
-        warmup=warmup_steps(warmup_ratio, steps),
-        peak=learning_rate,
-        kind=lr_scheduler_type,
-    )
+        learning_rate_at, steps=steps, warmup=warmup_steps(warmup_ratio, steps),
+        peak=learning_rate, kind=lr_scheduler_type,
+    )  # fmt: skip
     pace, stop = _Pace(steps), _Stop(should_stop, emit)
     emit(StageStarted(stage=_STAGE, total=steps, unit="steps"))
     while reached.step < steps and not stop.asked:
         step, rate = reached.step + 1, rate_at(reached.step)
         figures = train_step(
-            decoder,
-            optimizer,
-            order.batch(reached.cursor, global_batch),
-            step=step,
-            learning_rate=rate,
-            max_grad_norm=max_grad_norm,
-            policy=policy,
+            decoder, optimizer, order.batch(reached.cursor, global_batch), step=step,
+            learning_rate=rate, max_grad_norm=max_grad_norm, policy=policy,
             rows_per_pass=rows_per_pass,
+            loss_scale=None if reached.loss_scale is None else reached.loss_scale.value,
             between_passes=partial(stop.ask, step),
-        )
-        reached = _advance(reached, figures, global_batch)
+        )  # fmt: skip
+        reached = _advance(reached, figures, global_batch, emit)
         emit(pace.step_done(step, rate, figures))
         stop.ask(step)
         if step % save_steps == 0 or step == steps or stop.asked:
-            emit(saver.save(reached, learned=rate > 0))
+            emit(saver.save(reached, learned=rate > 0 and figures.grad_norm is not None))
     seconds = time.perf_counter() - started
-    emit(StageDone(stage=_STAGE, summary=f"{reached.step} steps, {reached.tokens:,} tokens"))
+    emit(StageDone(stage=_STAGE, summary=_summary(reached)))
     return TrainResult(
         steps=reached.step,
         tokens=reached.tokens,
@@ -143,7 +139,7 @@ def _start(
     decoder: Trainable,
     optimizer: AdamW,
     resume_from: Checkpoint | None,
-    *,
+    loss_scale: LossScale | None,
     seed: int,
     fingerprint: str,
 ) -> Checkpoint:
@@ -157,6 +153,7 @@ def _start(
         tokens=0,
         first_loss=math.nan,
         last_loss=math.nan,
+        loss_scale=loss_scale,
         lora=state,
         exp_avg=optimizer.exp_avg,
         exp_avg_sq=optimizer.exp_avg_sq,
@@ -167,7 +164,9 @@ def _start(
         state[name].copy_(tensor)
     decoder.refresh()
     optimizer.restore(
-        steps=resume_from.step, exp_avg=resume_from.exp_avg, exp_avg_sq=resume_from.exp_avg_sq
+        steps=resume_from.step - resume_from.skipped,
+        exp_avg=resume_from.exp_avg,
+        exp_avg_sq=resume_from.exp_avg_sq,
     )
     return replace(
         fresh,
@@ -176,10 +175,14 @@ def _start(
         tokens=resume_from.tokens,
         first_loss=resume_from.first_loss,
         last_loss=resume_from.last_loss,
+        loss_scale=resume_from.loss_scale,
     )
 
 
-def _advance(reached: Checkpoint, figures: StepFigures, global_batch: int) -> Checkpoint:
+def _advance(
+    reached: Checkpoint, figures: StepFigures, global_batch: int, emit: Emit
+) -> Checkpoint:
+    """The state after a step. Raises TrainingError once an overflow cannot be scaled away."""
     return replace(
         reached,
         step=reached.step + 1,
@@ -187,7 +190,34 @@ def _advance(reached: Checkpoint, figures: StepFigures, global_batch: int) -> Ch
         tokens=reached.tokens + figures.tokens,
         first_loss=reached.first_loss if reached.step else figures.loss,
         last_loss=figures.loss,
+        loss_scale=_next_scale(reached, figures, emit),
     )
+
+
+def _next_scale(reached: Checkpoint, figures: StepFigures, emit: Emit) -> LossScale | None:
+    if reached.loss_scale is None:
+        return None
+    overflowed, step = figures.grad_norm is None, reached.step + 1
+    after = reached.loss_scale.after(overflowed)
+    if after.value < LEAST:
+        raise TrainingError(
+            f"The gradient of step {step} overflows fp16 even with a loss scale of {LEAST:.0f}, "
+            "and the weights stay as they were before it: start again with a lower "
+            'learning_rate, or with precision = "fp32".'
+        )
+    if overflowed:
+        emit(
+            Notice(
+                message=f"The gradient of step {step} overflowed fp16: its update is skipped, and "
+                f"the loss scale is {after.value:,.0f} from now on."
+            )
+        )
+    return after
+
+
+def _summary(reached: Checkpoint) -> str:
+    skipped = f" ({reached.skipped} skipped)" if reached.skipped else ""
+    return f"{reached.step} steps{skipped}, {reached.tokens:,} tokens"
 
 
 class _Saver:
@@ -246,6 +276,7 @@ class _Pace:
             loss=figures.loss,
             grad_norm=figures.grad_norm,
             learning_rate=learning_rate,
+            loss_scale=figures.loss_scale,
             tokens=figures.tokens,
             tokens_per_second=sum(tokens for _, tokens in self._window) / seconds,
             seconds_left=(self._steps - step) * seconds / len(self._window),

@@ -12,7 +12,7 @@ from repotune.durable import write_durably, writing
 from repotune.events import Emit, Event, StepDone
 
 _WHOLE = "; what was saved before is whole"
-_CURVES = ("loss", "grad_norm", "learning_rate", "tokens_per_second")
+_CURVES = ("loss", "grad_norm", "learning_rate", "loss_scale", "tokens_per_second")
 _FLUSH_SECONDS = 10
 
 
@@ -39,7 +39,8 @@ def log_metrics(lines: Path, tensorboard: Path, *, reached: int) -> Iterator[Emi
             file.write(json.dumps(figures, allow_nan=False).encode() + b"\n")
         with writing(tensorboard, note=_WHOLE):
             for curve in _CURVES:
-                board.add_scalar(f"train/{curve}", figures[curve], event.step)
+                if figures[curve] is not None:
+                    board.add_scalar(f"train/{curve}", figures[curve], event.step)
 
     try:
         yield log

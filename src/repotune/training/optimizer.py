@@ -39,6 +39,10 @@ class AdamW:
         """Set the gradients to zero in place: they are buffers that a decoder adds to."""
         self._gradient().zero_()
 
+    def unscale(self, loss_scale: float) -> None:
+        """Divide the gradients by ``loss_scale``, in place; a power of two rounds nothing."""
+        self._gradient().div_(loss_scale)
+
     def clip(self, max_grad_norm: float) -> Tensor:
         """Scale a longer gradient down to ``max_grad_norm``; returns its L2 norm before, []."""
         return torch.nn.utils.clip_grad_norm_([self._flat], max_grad_norm)
@@ -70,7 +74,7 @@ class AdamW:
     def restore(
         self, *, steps: int, exp_avg: Mapping[str, Tensor], exp_avg_sq: Mapping[str, Tensor]
     ) -> None:
-        """Take over the moments as they were after ``steps`` steps."""
+        """Take over the moments as they were after ``steps`` updates (skipped ones left out)."""
         for name in self.exp_avg:
             self.exp_avg[name].copy_(exp_avg[name])
             self.exp_avg_sq[name].copy_(exp_avg_sq[name])
