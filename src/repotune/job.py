@@ -153,8 +153,8 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
     import torch
 
     from repotune.kernels import fastest_ops
-    from repotune.machine import cache_folder, cap_gpu, prepare_gpu
-    from repotune.model import Decoder, QuantisedLayers, open_weights, weights_id
+    from repotune.machine import cap_gpu, prepare_gpu
+    from repotune.model import Decoder, QuantisedLayers, open_weights
 
     if job.machine.gpu:
         prepare_gpu()
@@ -171,10 +171,16 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
         seed=job.config.seed,
         ops=ops,
         use_4bit=job.use_4bit,
-        quantised=QuantisedLayers(
-            cache_folder() / "nf4" / f"v1-{weights_id(job.base)[:32]}-{job.precision}", emit
-        ),
+        quantised=QuantisedLayers(quantised_folder(job.base, job.precision), emit),
     )
+
+
+def quantised_folder(base: ModelRef, precision: str) -> Path:
+    """Where the 4-bit weights made from ``base`` in ``precision`` are kept for later runs."""
+    from repotune.machine import cache_folder
+    from repotune.model import weights_id
+
+    return cache_folder() / "nf4" / f"v1-{weights_id(base)[:32]}-{precision}"
 
 
 def training_fingerprint(job: Job, rows: str) -> str:

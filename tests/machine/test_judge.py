@@ -50,7 +50,7 @@ def test_a_healthy_machine_starts_and_has_nothing_to_mend() -> None:
     assert "codellama/CodeLlama-7b-hf" in diagnosis.summary
     assert [check.key for check in checks] == [
         "system", "cpu", "python", "torch", "cuda", "driver", "cudnn", "gpu", "vram", "bf16",
-        "ram", "disk_models", "disk_runs", "model", "bitsandbytes", "triton",
+        "ram", "disk_models", "disk_cache", "disk_runs", "model", "bitsandbytes", "triton",
     ]  # fmt: skip
 
 
@@ -246,19 +246,42 @@ def test_little_ram() -> None:
 
 
 def test_a_disk_is_judged_for_what_is_put_there() -> None:
-    models, runs = HEALTHY.disks
-    full = replace(HEALTHY, disks=(replace(models, free_bytes=9 * 10**9), runs))
-    assert list(missing(full)) == ["disk_models"]
-    assert "/home/me/.cache" in str(missing(full)["disk_models"].fix)
-    # The same disk is enough once the model is there.
-    assert missing(full, replace(CODE_LLAMA, model_disk_bytes=0)) == {}
-    tight = replace(HEALTHY, disks=(models, replace(runs, free_bytes=4 * 10**9)))
+    models, cache, runs = HEALTHY.disks
+    full = replace(HEALTHY, disks=(models, cache, replace(runs, free_bytes=2 * 10**9)))
+    found = missing(full)
+    assert list(found) == ["disk_runs"]
+    assert "3.0 GB are needed on this drive (the run 3.0)" in found["disk_runs"].reason
+    assert "/data/code" in str(found["disk_runs"].fix)
+    tight = replace(HEALTHY, disks=(models, cache, replace(runs, free_bytes=4 * 10**9)))
     assert line(tight, "disk_runs").finding == "tight"
+    assert line(tight, "disk_cache").needed == "3.3 GB"
+
+
+def test_what_shares_a_drive_is_added_up() -> None:
+    """14 GB are enough for the download, and not for the weights in 4 bits beside it."""
+    models, cache, runs = (replace(disk, free_bytes=14 * 10**9) for disk in HEALTHY.disks)
+    found = missing(replace(HEALTHY, disks=(models, cache, runs)))
+    assert list(found) == ["disk_models"]
+    reason = "16.8 GB are needed on this drive (the model 13.5, its weights in 4 bits 3.3)"
+    assert reason in found["disk_models"].reason
+    # Each on a drive of its own, or with the model there already, they have room.
+    apart = (models, replace(cache, drive=3), runs)
+    assert missing(replace(HEALTHY, disks=apart)) == {}
+    there = replace(CODE_LLAMA, model_disk_bytes=0)
+    assert missing(replace(HEALTHY, disks=(models, cache, runs)), there) == {}
+    together = replace(HEALTHY, disks=tuple(replace(one, drive=1) for one in HEALTHY.disks))
+    assert all(one.finding == "ok" for one in judge(together, CODE_LLAMA) if "disk" in one.key)
+    assert "as “Disk: models”" in line(together, "disk_runs").value
+    crowded = tuple(replace(one, drive=1, free_bytes=18 * 10**9) for one in HEALTHY.disks)
+    assert "19.8 GB" in missing(replace(HEALTHY, disks=crowded))["disk_models"].reason
+
+
+def test_a_job_without_4_bit_weights_says_nothing_of_their_folder() -> None:
+    assert "disk_cache" not in {one.key for one in judge(WITHOUT_GPU, STARTER)}
 
 
 def test_a_spinning_disk_is_slow_and_not_in_the_way() -> None:
-    models, runs = (replace(disk, kind="spinning") for disk in HEALTHY.disks)
-    facts = replace(HEALTHY, disks=(models, runs))
+    facts = replace(HEALTHY, disks=tuple(replace(d, kind="spinning") for d in HEALTHY.disks))
     assert missing(facts) == {}
     assert line(facts, "disk_models").finding == "note"
     assert "spinning disk" in line(facts, "disk_models").value

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 System: TypeAlias = Literal["linux", "wsl", "windows", "macos"]
+Purpose: TypeAlias = Literal["models", "cache", "runs"]
+"""Downloaded models, weights quantised from them, and runs."""
 DiskKind: TypeAlias = Literal["ssd", "spinning", "unknown"]
 
 
@@ -49,8 +51,10 @@ class TorchFacts:
 class DiskFacts:
     """Where something is going to be written."""
 
-    purpose: Literal["models", "runs"]
+    purpose: Purpose
     path: str
+    drive: int
+    """The same for folders that share their room."""
     free_bytes: int
     kind: DiskKind
 
@@ -97,6 +101,8 @@ class JobNeeds:
     """Free memory of the host."""
     model_disk_bytes: int
     """Still to be downloaded, 0 if the model is there."""
+    cache_disk_bytes: int
+    """Weights in 4 bits still to be kept for later runs, 0 where there are none."""
     run_disk_bytes: int
     """Corpus, rows, checkpoints and adapter of one run."""
     model_error: str = ""

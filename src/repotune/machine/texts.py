@@ -20,7 +20,11 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "bf16": ("bf16", "bf16"),
     "ram": ("RAM", "RAM"),
     "disk_models": ("Disk: models", "디스크: 모델"),
+    "disk_cache": ("Disk: 4 bits", "디스크: 4비트"),
     "disk_runs": ("Disk: runs", "디스크: 실행"),
+    "goes_models": ("the model", "모델"),
+    "goes_cache": ("its weights in 4 bits", "4비트 가중치"),
+    "goes_runs": ("the run", "실행"),
     "model": ("Model", "모델"),
     "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
     "triton": ("Triton", "Triton"),
@@ -42,6 +46,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "page_cores": ("{cores} cores", "{cores}코어"),
     "free_of": ("{free} GiB free of {total} GiB", "{total} GiB 중 {free} GiB 여유"),
     "free_at": ("{free} GB free ({kind}) at {path}", "{path}: {free} GB 여유 ({kind})"),
+    "same_drive": ("{path}, as “{first}”", "{path}, “{first}”와 같은 드라이브"),
     "ssd": ("SSD", "SSD"),
     "spinning": ("spinning disk", "하드 디스크"),
     "unknown": ("kind unknown", "종류 알 수 없음"),
@@ -145,8 +150,8 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "({pid}, {held} GiB).",
     ),
     "vram_filled_unseen": (
-        "{used} GiB are in use by other programs, {needed} GiB are needed: close those that this "
-        "lists.",
+        "{used} GiB are in use by other programs, {needed} GiB are needed: close those that the "
+        "command lists.",
         "다른 프로그램이 {used} GiB를 쓰고 있고 {needed} GiB가 필요합니다. 아래 명령이 보여 주는 "
         "프로그램을 닫으세요.",
     ),
@@ -156,24 +161,27 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "process": ("process {pid}", "프로세스 {pid}"),
     "no_bf16": (
-        "This GPU has no bf16: it computes in another precision, more slowly.",
-        "이 GPU는 bf16을 지원하지 않아 다른 정밀도로 더 느리게 계산합니다.",
+        "This GPU has no bf16: it computes in fp16, with the loss scaled.",
+        "이 GPU는 bf16을 지원하지 않아 손실 스케일링과 함께 fp16으로 계산합니다.",
     ),
     "ram_short": (
-        "{needed} GiB must be free: close programs; these hold most.",
-        "{needed} GiB가 비어 있어야 합니다. 프로그램을 닫으세요. 아래 명령이 큰 것을 보여 줍니다.",
+        "{needed} GiB must be free: close programs; the command shows which hold most.",
+        "{needed} GiB가 비어 있어야 합니다. 프로그램을 닫으세요. 아래 명령이 메모리를 많이 쓰는 "
+        "프로그램을 보여 줍니다.",
     ),
     "ram_tight": (
         "Enough, if other programs are closed.",
         "다른 프로그램을 닫으면 충분합니다.",
     ),
     "disk_short": (
-        "{needed} GB are needed: free some space; these take most.",
-        "{needed} GB가 필요합니다. 공간을 비우세요. 아래 명령이 큰 것부터 보여 줍니다.",
+        "{needed} GB are needed on this drive ({items}): free some space; the command shows what "
+        "takes most.",
+        "이 드라이브에 {needed} GB가 필요합니다({items}). 공간을 비우세요. 아래 명령이 가장 큰 "
+        "폴더들을 보여 줍니다.",
     ),
     "disk_tight": (
-        "Enough for one run; an export to other formats needs more.",
-        "한 번 실행에는 충분하지만 다른 형식으로 내보내려면 더 필요합니다.",
+        "Enough for the {needed} GB of one run; an export to other formats needs more.",
+        "한 번 실행에 드는 {needed} GB에는 충분하지만 다른 형식으로 내보내려면 더 필요합니다.",
     ),
     "disk_slow": (
         "On a spinning disk models load slowly; training itself hardly reads.",
