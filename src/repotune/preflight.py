@@ -82,7 +82,7 @@ def plan(
     from repotune import survey
 
     target, notes = survey.this_target(emit) if gpu is None else survey.named_target(gpu)
-    asked = model if model is not None else config and config.model
+    asked = config.model if model is None and config is not None else model
     default = GPU_MODEL if target.device == "cuda" else CPU_MODEL
     subject = survey.find_subject(default if asked is None else asked)
     rented = survey.find_subject(GPU_MODEL if asked is None else asked)

@@ -25,7 +25,7 @@ TIMED: Final = ("hours", "hours_per_epoch", "tokens_per_second", "electricity_kw
 MOST_FILES: Final = 1_000_000_000
 
 
-class Positive(click.ParamType):
+class Positive(click.ParamType[float]):
     """A number above 0 and up to ``most``; no infinity, nothing that is no number."""
 
     name = "number"
@@ -46,7 +46,7 @@ class Positive(click.ParamType):
         return number
 
 
-class Count(click.ParamType):
+class Count(click.ParamType[int]):
     """A whole number of at least 1."""
 
     name = "integer"
