@@ -120,7 +120,7 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmallerModel:
-    """The largest known model that fits on the smallest known card."""
+    """The largest known code model that fits on the smallest known card."""
 
     gpu: str
     memory_gb: int

@@ -172,9 +172,9 @@ PROSE: Final[dict[str, tuple[str, str]]] = {
         "**불가능하지 않음**: 기존 안내가 안 된다고 한 {names}.",
     ),
     "sum_smaller": (
-        "**{gb} GB cards** ({gpu}) are too small for it: the largest known model that fits there "
-        "is `{model}`, in {hours}.",
-        "**{gb} GB 카드**({gpu})에는 들어가지 않습니다. 표에서 들어가는 가장 큰 모델은 "
+        "**{gb} GB cards** ({gpu}) are too small for it: the largest known code model that fits "
+        "there is `{model}`, in {hours}.",
+        "**{gb} GB 카드**({gpu})에는 들어가지 않습니다. 표에서 들어가는 가장 큰 코드 모델은 "
         "`{model}`, 시간은 {hours}입니다.",
     ),
     "sum_time": (
