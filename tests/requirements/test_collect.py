@@ -129,6 +129,16 @@ def test_a_remedy_saves_what_lies_between_its_row_and_the_one_before(page):
     assert 0 < page.rank.saved_gib < 1
 
 
+def test_the_old_pages_remedies_are_exact(page):
+    """Batch 4 to 1 with accumulation 4 to 16, rows 2048 to 1024, rank 16 to 8."""
+    assert (START.batch_size, START.gradient_accumulation_steps) == (4, 4)
+    assert (START.max_seq_length, START.lora_r, START.gradient_checkpointing) == (2048, 16, True)
+    batch, length = page.batch.settings, page.length.settings
+    assert (batch.batch_size, batch.gradient_accumulation_steps) == (1, 16)
+    assert (batch.max_seq_length, length.max_seq_length) == (2048, 1024)
+    assert page.rank.lora_r == 8
+
+
 def test_recomputing_takes_time_and_a_smaller_batch_little(page):
     times = [one.time for one in page.automatic]
     assert times[0] == 1

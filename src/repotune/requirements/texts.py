@@ -23,6 +23,8 @@ WORDS: Final[dict[str, tuple[str, str]]] = {
     "days": ("days", "일"),
     "minutes": ("minutes", "분"),
     "files_word": ("{count} files", "파일 {count}개"),
+    "against": ("{what} against {other}", "{other} 대비 {what}"),
+    "in_summary": ("{what} (its summary)", "{what}(기존 안내의 요약)"),
     "or_more": ("{what} or more", "{what} 이상"),
     "cores": ("{count} cores", "{count}코어"),
     "free": ("free", "무료"),
