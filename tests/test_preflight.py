@@ -69,6 +69,18 @@ def test_a_gpu_that_no_table_knows_is_judged_with_a_large_context(own_hub):
     assert unknown - known == pytest.approx(wider, abs=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "gib", "model"),
+    [
+        ("NVIDIA GeForce RTX 2060", 6, "Qwen/Qwen2.5-Coder-3B"),
+        ("NVIDIA GeForce RTX 9999", 4, "starter"),
+    ],
+)
+def test_a_gpu_that_is_too_small_is_offered_what_fits_on_it(name, gib, model, own_hub):
+    card = replace(RTX_3060, name=name, memory_bytes=gib * GIB, free_bytes=gib * GIB)
+    assert preflight.main_job(replace(FACTS, gpu=card)).smaller_model == model
+
+
 def test_the_weights_in_4_bits_are_counted_beside_the_download(own_hub):
     needs = preflight.main_job(FACTS)
     assert needs.model_disk_bytes == CODELLAMA.download_bytes

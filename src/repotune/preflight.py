@@ -6,6 +6,7 @@ the run itself. Torch is imported inside the verbs that need it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -13,13 +14,21 @@ from repotune.config import FineTuningConfig
 from repotune.errors import DownloadError, ModelError, UsageError
 from repotune.events import Emit, StageDone, StageStarted, ignore
 from repotune.job import CPU_MODEL, GPU_MODEL, quantised_folder
-from repotune.planning import Setup, disk, gpu_context, least_gpu_bytes
+from repotune.planning import (
+    Setup,
+    disk,
+    gpu_context,
+    gpu_target,
+    least_gpu_bytes,
+    smaller_model,
+)
 from repotune.planning.claims import FILES, workload
 from repotune.planning.fit import lora_of
 from repotune.planning.policy import GIB
 from repotune.records import (
     LINEAR_MODULES,
     Diagnosis,
+    Gpu,
     LoraSpec,
     MachineRates,
     ModelRef,
@@ -133,6 +142,7 @@ def main_job(facts: MachineFacts) -> JobNeeds:
         model=subject.name,
         on_gpu=on_gpu,
         vram_bytes=_least_vram(subject.shape, facts) if on_gpu else 0,
+        smaller_model=_smaller(subject.shape, facts),
         ram_bytes=GPU_RAM_BYTES if on_gpu else CPU_RAM_BYTES,
         model_disk_bytes=sizes["download"],
         cache_disk_bytes=max(0, sizes["quantised_weights"] - kept),
@@ -143,17 +153,32 @@ def main_job(facts: MachineFacts) -> JobNeeds:
 
 def _least_vram(shape: Shape, facts: MachineFacts) -> int:
     """By the planner, with the context of this GPU and the host's free memory."""
-    row = None
-    if facts.gpu is not None:
-        try:
-            row = find_gpu(facts.gpu.name, facts.gpu.memory_bytes).gpu
-        except UsageError:  # a GPU that no table knows still has a context
-            row = None
     return least_gpu_bytes(
         shape,
-        context_bytes=round(gpu_context(row, None).expected),
+        context_bytes=round(gpu_context(_row(facts), None).expected),
         host_free_bytes=facts.ram_free_bytes,
     )
+
+
+def _smaller(shape: Shape, facts: MachineFacts) -> str:
+    """The planner's proposal for the whole of this GPU; the smallest model where it has none."""
+    row = _row(facts)
+    if facts.gpu is None or row is None:
+        return CPU_MODEL
+    target = gpu_target(row)
+    free = facts.gpu.memory_bytes - round(target.context.expected)
+    here = replace(target, free_bytes=free, host_free_bytes=facts.ram_free_bytes)
+    found = smaller_model(shape, here, FineTuningConfig())
+    return CPU_MODEL if found is None else found[0].name
+
+
+def _row(facts: MachineFacts) -> Gpu | None:
+    if facts.gpu is None:
+        return None
+    try:
+        return find_gpu(facts.gpu.name, facts.gpu.memory_bytes).gpu
+    except UsageError:  # no table knows it
+        return None
 
 
 def _base_here(model: str) -> tuple[ModelRef | None, str]:

@@ -94,6 +94,7 @@ CODE_LLAMA = JobNeeds(
     model_disk_bytes=13_500_000_000,
     cache_disk_bytes=3_300_000_000,
     run_disk_bytes=3_000_000_000,
+    smaller_model="Qwen/Qwen2.5-Coder-1.5B",
 )
 STARTER = JobNeeds(
     model="starter",
@@ -103,4 +104,5 @@ STARTER = JobNeeds(
     model_disk_bytes=0,
     cache_disk_bytes=0,
     run_disk_bytes=10**9,
+    smaller_model="starter",
 )

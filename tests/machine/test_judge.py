@@ -1,5 +1,6 @@
 """Each kind of machine that people have gets the right finding, and one command that mends it."""
 
+import re
 from dataclasses import replace
 from string import Formatter
 
@@ -184,7 +185,7 @@ def test_small_cards_are_judged_by_what_the_job_needs(gib, finding) -> None:
     assert check.finding == finding
     assert check.needed == "4.9 GiB"
     if finding == "missing":
-        assert str(check.fix).startswith("repotune tune PATH --model ")
+        assert check.fix == f"repotune tune PATH --model {CODE_LLAMA.smaller_model}"
     streamed = replace(CODE_LLAMA, vram_bytes=2 * GIB)
     assert missing(replace(HEALTHY, gpu=card), streamed) == {}
 
@@ -331,6 +332,39 @@ def test_every_text_has_the_same_fields_in_both_languages() -> None:
     for key, texts in TEXTS.items():
         english, korean = ({part[1] for part in Formatter().parse(t) if part[1]} for t in texts)
         assert english == korean, key
+
+
+NO_GPU_SEEN = replace(CUDA_13, sees_gpu=False, architectures=())
+HOG = GpuProcess(pid=4242, name="game", used_bytes=9 * GIB)
+BAD = {
+    "filled": replace(HEALTHY, gpu=replace(RTX_3060, free_bytes=2 * GIB, processes=(HOG,))),
+    "filled by whom": replace(WINDOWS, gpu=replace(RTX_3060, free_bytes=2 * GIB)),
+    "no driver": replace(HEALTHY, gpu=None, driver=None, torch=NO_GPU_SEEN),
+    "driver older than the build": replace(HEALTHY, driver="535.183.01", torch=NO_GPU_SEEN),
+    "driver older than any build": replace(HEALTHY, driver="470.199.02", torch=NO_GPU_SEEN),
+    "WSL without GPU": replace(WITHOUT_GPU, system="wsl", torch=NO_GPU_SEEN),
+    "PyTorch for CPUs": replace(WINDOWS, torch=CPU_ONLY),
+    "hidden": replace(HEALTHY, torch=NO_GPU_SEEN),
+    "too old": replace(HEALTHY, gpu=K80),
+    "too small": replace(HEALTHY, gpu=gpu("NVIDIA GeForce RTX 3050", (8, 6), 4.0)),
+    "little RAM": replace(HEALTHY, ram_free_bytes=2 * GIB),
+}
+
+
+@pytest.mark.parametrize("lang", ["en", "ko"])
+@pytest.mark.parametrize("name", BAD)
+def test_what_stops_a_machine_is_said_once_and_says_what_to_do(name, lang) -> None:
+    checks = judge(BAD[name], CODE_LLAMA, lang)
+    diagnosis = conclude(checks, CODE_LLAMA, lang)
+    assert not diagnosis.starts
+    (check,) = [one for one in checks if one.finding == "missing"]
+    assert check.reason.endswith(".")
+    assert "\n" not in check.reason
+    # English says what to do after a colon, Korean in a sentence of its own.
+    to_do = check.reason.partition(": ")[2] if lang == "en" else check.reason.partition(". ")[2]
+    assert to_do or check.key == "gpu"
+    assert check.fix or name == "too old"
+    assert bool(re.search("[가-힣]", check.reason)) == (lang == "ko")
 
 
 def test_findings_do_not_depend_on_the_language() -> None:

@@ -105,5 +105,7 @@ class JobNeeds:
     """Weights in 4 bits still to be kept for later runs, 0 where there are none."""
     run_disk_bytes: int
     """Corpus, rows, checkpoints and adapter of one run."""
+    smaller_model: str
+    """What to take where the GPU is too small for ``model``."""
     model_error: str = ""
     """Why the model cannot be had, if it cannot."""

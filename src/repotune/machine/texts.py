@@ -85,16 +85,17 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "PyTorch {version}에서는 repotune이 동작하지 않습니다.",
     ),
     "torch_cpu_only": (
-        "This PyTorch was built without CUDA, so it cannot use the {gpu}.",
-        "이 PyTorch는 CUDA 없이 빌드되어 {gpu}를 쓸 수 없습니다.",
+        "This PyTorch was built without CUDA, so it cannot use the {gpu}: install a build with it.",
+        "이 PyTorch는 CUDA 없이 빌드되어 {gpu} 카드를 쓸 수 없습니다. CUDA용 빌드를 설치하세요.",
     ),
     "cuda_old": (
-        "A build for CUDA {found} is older than any of the PyTorch that repotune needs.",
-        "CUDA {found}용 빌드는 repotune에 필요한 PyTorch보다 오래되었습니다.",
+        "A build for CUDA {found} is older than any of the PyTorch that repotune needs: install a "
+        "newer one.",
+        "CUDA {found}용 빌드는 repotune에 필요한 PyTorch보다 오래되었습니다. 새 빌드를 설치하세요.",
     ),
     "no_driver": (
-        "There is an NVIDIA card and no driver answers.",
-        "NVIDIA 카드는 있지만 드라이버가 응답하지 않습니다.",
+        "There is an NVIDIA card and no driver answers: install the driver, and restart.",
+        "NVIDIA 카드는 있지만 드라이버가 응답하지 않습니다. 드라이버를 설치하고 다시 시작하세요.",
     ),
     "no_driver_wsl": (
         "WSL gets no NVIDIA GPU from Windows: install the driver there (in PowerShell), not here.",
@@ -102,8 +103,16 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Windows(PowerShell)에 설치하세요.",
     ),
     "driver_old": (
-        "Driver {driver} is older than the {needed} that a PyTorch for CUDA {cuda} needs.",
-        "드라이버 {driver}는 CUDA {cuda}용 PyTorch에 필요한 {needed}보다 오래되었습니다.",
+        "Driver {driver} is older than the {needed} that a PyTorch for CUDA {cuda} needs: install "
+        "a newer driver, and restart.",
+        "설치된 드라이버({driver})는 CUDA {cuda}용 PyTorch에 필요한 {needed}보다 오래되었습니다. "
+        "새 드라이버를 설치하고 다시 시작하세요.",
+    ),
+    "driver_old_for_build": (
+        "Driver {driver} is older than the {needed} that a PyTorch for CUDA {cuda} needs: install "
+        "the build that it runs.",
+        "설치된 드라이버({driver})는 CUDA {cuda}용 PyTorch에 필요한 {needed}보다 오래되었습니다. "
+        "이 드라이버로 도는 빌드를 설치하세요.",
     ),
     "no_gpu": (
         "No NVIDIA GPU: the starter model trains on the CPU.",
@@ -112,8 +121,8 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "gpu_hidden": (
         "The driver sees the {gpu} and PyTorch does not: it is hidden from programs, or the "
         "computer was not restarted after the driver was installed.",
-        "드라이버는 {gpu}를 보지만 PyTorch는 보지 못합니다. GPU가 숨겨져 있거나 드라이버 설치 후 "
-        "다시 시작하지 않았습니다.",
+        "드라이버는 {gpu} 카드를 보지만 PyTorch는 보지 못합니다. GPU가 숨겨져 있거나 드라이버 설치 "
+        "후 다시 시작하지 않았습니다.",
     ),
     "gpu_other_build": (
         "PyTorch for CUDA {cuda} has no kernels for compute capability {cc}. The build that has "

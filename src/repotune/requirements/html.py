@@ -107,7 +107,7 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def _cell(cell: Cell, label: str) -> str:
-    names = [] if cell.tone == "plain" else [cell.tone]
+    names: list[str] = [] if cell.tone == "plain" else [cell.tone]
     shown = LINK.sub(r"\1", cell.text)
     length = len(shown) + sum(east_asian_width(one) in "WF" for one in shown)
     if length <= SHORT and not RANGE.search(cell.text):
