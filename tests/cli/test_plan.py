@@ -128,6 +128,24 @@ def test_a_configuration_is_planned_as_it_is(capsys, tmp_path):
     assert plan["nearest"]["changes"]["use_4bit"] is True
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gpu", "RTX 3060"], "the preset of the requirements page for the RTX 3060"),
+        (["--gpu", "T4"], "the planner's: the longest rows that fit"),
+        (["--gpu", "RTX 3060", "--model", "Qwen/Qwen2.5-Coder-1.5B"], "the planner's"),
+        (["--gpu", "RTX 3060", "--config", "c.toml"], "those that were given"),
+    ],
+)
+def test_it_is_said_where_the_settings_come_from(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.toml").write_text("batch_size = 1\n", encoding="utf-8")
+    notes = planned(capsys, "--files", "9", *arguments)["notes"]
+    assert sum("settings are" in note and words in note for note in notes) == 1
+    nothing_fits = planned(capsys, "--files", "9", "--gpu", "RTX 2060 6GB")["notes"]
+    assert not any("settings are" in note for note in nothing_fits)
+
+
 def test_a_name_of_several_gpus_takes_the_smallest_and_says_so(capsys):
     plan = planned(capsys, "--files", "9", "--gpu", "A100")
     assert plan["device"] == "A100 PCIe 40GB"

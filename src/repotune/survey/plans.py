@@ -16,10 +16,12 @@ from repotune.planning import (
     plan,
     smaller_model,
     suited_config,
+    with_preset,
 )
+from repotune.planning.plan import PRESET_MODELS
 from repotune.records import Alternative, OfferCost, Plan
 from repotune.survey.subject import Subject, all_subjects
-from repotune.tables import PRICES_CHANGE, clouds, find_gpu, gpus
+from repotune.tables import PRICES_CHANGE, clouds, find_gpu, find_preset, gpus
 
 PRESET_FIELDS: Final = (
     "batch_size", "gradient_accumulation_steps", "max_seq_length", "use_4bit",
@@ -71,9 +73,28 @@ def _plan_for(
         offers=offers,
         notes=notes,
     )
-    if made.verdict != "does_not_fit" or made.nearest is not None:
-        return made
-    return replace(made, nearest=_smaller(target, subject, base, workload))
+    if made.verdict != "does_not_fit":
+        return replace(made, notes=(*made.notes, _why(target, subject, config, base)))
+    if made.nearest is None:
+        return replace(made, nearest=_smaller(target, subject, base, workload))
+    return made
+
+
+def _why(
+    target: Target, subject: Subject, given: FineTuningConfig | None, taken: FineTuningConfig
+) -> str:
+    """Where the settings come from, one sentence."""
+    if given is not None:
+        return "The settings are those that were given."
+    if target.device == "cpu":
+        return "The settings are the defaults; a processor takes one row at a time."
+    preset = find_preset(target.name) if subject.name.startswith(PRESET_MODELS) else None
+    if preset is not None and preset.from_page and with_preset(taken, preset) == taken:
+        return f"The settings are the preset of the requirements page for the {target.name}."
+    return (
+        "The settings are the planner's: the longest rows that fit, then the largest batch that "
+        "costs no speed, 16 rows a step; 16-bit weights where they are about as fast as 4-bit ones."
+    )
 
 
 def _smaller(
