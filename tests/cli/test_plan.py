@@ -157,6 +157,19 @@ def test_the_price_of_electricity(capsys):
     dear, cheap = (planned(capsys, *arguments, price)["cost"] for price in ("0.4", "0.1"))
     assert dear["expected"] == pytest.approx(4 * cheap["expected"])
     assert dear["electricity_kwh"] == cheap["electricity_kwh"]
+    assert "a kWh" not in run(capsys, "--files", "1000", "--gpu", "RTX 2060 6GB")
+    low, high = (f"{dear[end]:.2f}" for end in ("low", "high"))
+    assert f"at 0.4 a kWh {low} to {high}" in run(capsys, *arguments, "0.4")
+
+
+def test_an_offer_that_cannot_do_it_has_no_hours_and_is_not_shown(capsys):
+    arguments = ("--files", "10", "--gpu", "H200", "--model", "Qwen/Qwen2.5-Coder-32B")
+    offers = planned(capsys, *arguments)["cost"]["offers"]
+    for one in offers:
+        unable = one["verdict"] == "does_not_fit"
+        assert (one["hours"]["expected"] is None, one["money"]["low"] is None) == (unable, unable)
+    assert any(one["verdict"] == "does_not_fit" for one in offers)
+    assert "T4" not in run(capsys, *arguments).partition("CLOUD OFFER")[2]
 
 
 def test_all_gpus_and_all_models(capsys):

@@ -40,6 +40,10 @@ def test_a_healthy_gpu_is_the_one_that_is_planned_for():
         (DRIVER, "2.13.0+cpu", "", "PyTorch 2.13.0+cpu cannot use the NVIDIA GeForce RTX 3060"),
         (DRIVER, "", "", "PyTorch is not installed or cannot use"),
         (
+            replace(DRIVER, gpus=(replace(RTX_3060, name="V100", compute_capability=(7, 0)),)),
+            "2.13.0+cu130", "13.0", "PyTorch for CUDA 13.0 has no kernels for the V100",
+        ),
+        (
             replace(DRIVER, version="535.183.01"), "2.13.0+cu130", "13.0",
             "Driver 535.183.01 is older than the 580 that PyTorch for CUDA 13.0 needs",
         ),

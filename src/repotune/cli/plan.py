@@ -180,9 +180,15 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "cost": {
             **electricity,
             "electricity_kwh": values.pop("electricity_kwh"),
-            "offers": values.pop("offers"),
+            "offers": [_offer(one) for one in values.pop("offers")],
         },
     }
+
+
+def _offer(values: dict[str, Any]) -> dict[str, Any]:
+    if values["verdict"] != "does_not_fit":
+        return values
+    return {**values, "hours": UNKNOWN, "money": UNKNOWN, "sessions": None, "weeks": None}
 
 
 def _figures(plan: Plan) -> dict[str, Any]:

@@ -20,7 +20,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "bf16": ("bf16", "bf16"),
     "ram": ("RAM", "RAM"),
     "disk_models": ("Disk: models", "디스크: 모델"),
-    "disk_cache": ("Disk: 4 bits", "디스크: 4비트"),
+    "disk_cache": ("Disk: 4-bit", "디스크: 4비트"),
     "disk_runs": ("Disk: runs", "디스크: 실행"),
     "goes_models": ("the model", "모델"),
     "goes_cache": ("its weights in 4 bits", "4비트 가중치"),

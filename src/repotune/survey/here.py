@@ -94,7 +94,9 @@ def usable_gpu(
 
     ``torch`` and ``cuda`` are those of ``torch_build``.
     """
+    from repotune.machine.facts import TorchFacts
     from repotune.machine.fixes import driver_major, least_driver
+    from repotune.machine.graphics import has_kernels
 
     if driver is None or not driver.gpus:
         return None, [
@@ -114,6 +116,14 @@ def usable_gpu(
             f"Driver {driver.version} is older than the {least} that PyTorch for CUDA {cuda} "
             f"needs, so the {gpu.name} cannot be used: `repotune doctor` says how to mend it, and "
             f"{to_mend}."
+        ]
+    build = TorchFacts(
+        version=torch, cuda_build=(major, minor), cudnn=None, architectures=(), sees_gpu=False
+    )
+    if not has_kernels(build, gpu.compute_capability):
+        return None, [
+            f"PyTorch for CUDA {cuda} has no kernels for the {gpu.name}: `repotune doctor` says "
+            f"which build has them, if any, and {to_mend}."
         ]
     return gpu, _taken(gpu.memory_bytes, gpu.free_bytes, [one.name for one in gpu.processes])
 
