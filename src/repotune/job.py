@@ -140,18 +140,23 @@ def _find_base(state: RunState, config: FineTuningConfig, default: str, emit: Em
 
 def plan_policy(job: Job) -> Policy:
     """What each layer does with its activations. Raises DoesNotFit, before anything is loaded."""
-    from repotune.planning import choose_policy
+    from repotune.planning import Setup, choose_policy, packed_documents
 
     machine = job.machine
-    return choose_policy(
-        job.shape,
-        job.lora,
-        tokens=job.rows_per_pass * job.config.max_seq_length,
+    tokens = job.rows_per_pass * job.config.max_seq_length
+    setup = Setup(
+        shape=job.shape,
+        lora=job.lora,
+        tokens=tokens,
         itemsize=4 if job.precision == "fp32" else 2,
-        free_bytes=machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes,
-        gradient_checkpointing=job.config.gradient_checkpointing,
         device="cuda" if machine.gpu else "cpu",
         use_4bit=job.use_4bit,
+        documents=packed_documents(tokens, job.rows_per_pass),
+    )
+    return choose_policy(
+        setup,
+        free_bytes=machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes,
+        gradient_checkpointing=job.config.gradient_checkpointing,
         host_free_bytes=machine.ram_free_bytes if machine.gpu else 0,
     )
 
@@ -161,8 +166,8 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
     import torch
 
     from repotune.kernels import fastest_ops
-    from repotune.machine import cache_folder, cap_gpu, prepare_gpu
-    from repotune.model import Decoder, QuantisedLayers, open_weights, weights_id
+    from repotune.machine import cap_gpu, prepare_gpu
+    from repotune.model import Decoder, QuantisedLayers, open_weights
 
     if job.machine.gpu:
         prepare_gpu()
@@ -180,10 +185,16 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
         seed=job.config.seed,
         ops=ops,
         use_4bit=job.use_4bit,
-        quantised=QuantisedLayers(
-            cache_folder() / "nf4" / f"v1-{weights_id(job.base)[:32]}-{job.precision}", emit
-        ),
+        quantised=QuantisedLayers(quantised_folder(job.base, job.precision), emit),
     )
+
+
+def quantised_folder(base: ModelRef, precision: str) -> Path:
+    """Where the 4-bit weights made from ``base`` in ``precision`` are kept for later runs."""
+    from repotune.machine import cache_folder
+    from repotune.model import weights_id
+
+    return cache_folder() / "nf4" / f"v1-{weights_id(base)[:32]}-{precision}"
 
 
 def training_fingerprint(job: Job, rows: str) -> str:

@@ -16,7 +16,7 @@ from repotune.machine.gather import gather
 from repotune.machine.identity import identify
 from repotune.machine.judge import conclude, expects_gpu, judge
 from repotune.machine.memory import Peak, cap_gpu, gpu_bytes, prepare_gpu
-from repotune.machine.needs import main_job
+from repotune.machine.needs import CPU_RAM_BYTES, GPU_RAM_BYTES
 from repotune.machine.outcomes import track_record
 from repotune.machine.probe import find_device, precision_here, probe
 from repotune.machine.store import (
@@ -30,6 +30,8 @@ from repotune.machine.store import (
 from repotune.machine.trial import RandomWeights, judge_layer, try_layer
 
 __all__ = [
+    "CPU_RAM_BYTES",
+    "GPU_RAM_BYTES",
     "JobNeeds",
     "MachineFacts",
     "Peak",
@@ -48,7 +50,6 @@ __all__ = [
     "identify",
     "judge",
     "judge_layer",
-    "main_job",
     "precision_here",
     "prepare_gpu",
     "probe",
