@@ -27,6 +27,8 @@ class Proof:
     nats: float
     """Mean loss per position by our decoder with the adapter."""
     their_nats: float
+    loss_bound: float
+    """Theirs may be higher or lower by this share of ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
