@@ -33,6 +33,8 @@ PACKAGE: Final = "xllamacpp"
 QUANTISE: Final = "ggml_quantize_chunk"
 CHUNK_NUMBERS: Final = 2**20
 """What one thread quantises at a time."""
+LIKELY: Final = 500
+"""In code, the token that really follows is nearly always among so many."""
 LOG_TAIL: Final = 300
 """Characters of llama.cpp's log that an error shows."""
 
@@ -42,8 +44,6 @@ class Question:
     """What comes after ``ids``?"""
 
     ids: Sequence[int]
-    wanted: int | None = None
-    """A token whose probability is asked for too."""
     new_tokens: int = 1
     """How many are written, the most likely one each time."""
 
@@ -57,8 +57,6 @@ class Answer:
     likely: dict[int, float]
     """The most likely first tokens and their log-probabilities, nats. Empty if the first token
     ends within a character: of such a one llama.cpp's server says no more."""
-    wanted: float | None
-    """The log-probability of ``Question.wanted`` as first token; None if ``likely`` is empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,12 +124,12 @@ def _quantiser() -> Any:
 
 def ask(
     model: Path, questions: Sequence[Question], texts: Sequence[Text] = (), *,
-    vocab_size: int, likely: int = 50, scratch: Path,
+    scratch: Path, likely: int = LIKELY,
 ) -> Answers:  # fmt: skip
     """Load the GGUF file ``model`` in llama.cpp and put questions to it.
 
-    ``likely`` is how many of the most likely tokens an answer names; ``scratch`` is an existing
-    folder for the question, the answer and the log. Raises ExportError if llama.cpp does not load
+    ``scratch`` is an existing folder for the question, the answer and the log; ``likely`` is how
+    many of the most likely tokens an answer names. Raises ExportError if llama.cpp does not load
     the file or does not answer.
     """
     asked, answered, log = (scratch / name for name in ("asked.json", "answered.json", "log.txt"))
@@ -139,7 +137,6 @@ def ask(
         "model": str(model),
         "questions": [asdict(one) for one in questions],
         "texts": [asdict(one) for one in texts],
-        "vocab_size": vocab_size,
         "likely": likely,
     }
     asked.write_text(json.dumps(request), encoding="utf-8")
@@ -161,7 +158,6 @@ def ask(
             Answer(
                 ids=one["ids"],
                 likely={int(token): value for token, value in one["likely"]},
-                wanted=one["wanted"],
             )
             for one in content["questions"]
         ],
@@ -179,13 +175,14 @@ def answer(asked: str, answered: str) -> None:
     params = xllamacpp.CommonParams()
     params.model.path = request["model"]
     params.n_parallel, params.warmup, params.n_gpu_layers = 1, False, 0
+    params.cpuparams.poll = 0  # threads that wait leave the cores to others
     params.hostnames, params.api_keys = ["127.0.0.1"], [key]
     longest = max((len(one["ids"]) + one["new_tokens"] for one in questions), default=0)
     params.n_ctx = longest + 8
     server = xllamacpp.Server(params)
     door = _Door(server.listening_address, key)
     content = {
-        "questions": [_answer(door, one, request) for one in questions],
+        "questions": [_written(door, one, request["likely"]) for one in questions],
         "texts": [_tokenised(door, one) for one in request["texts"]],
     }
     Path(answered).write_text(json.dumps(content), encoding="utf-8")
@@ -208,18 +205,7 @@ class _Door:
         return content
 
 
-def _answer(door: _Door, question: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    ids, likely = _written(door, question, request["likely"])
-    wanted = question["wanted"]
-    found = dict(likely).get(wanted)
-    if likely and wanted is not None and found is None:
-        found = dict(_written(door, question, request["vocab_size"])[1])[wanted]
-    return {"ids": ids, "likely": likely, "wanted": found}
-
-
-def _written(
-    door: _Door, question: Mapping[str, Any], likely: int
-) -> tuple[list[int], list[tuple[int, float]]]:
+def _written(door: _Door, question: Mapping[str, Any], likely: int) -> dict[str, Any]:
     """The new tokens, and the most likely first ones with their log-probabilities."""
     answer = door.post(
         "/completion",
@@ -236,7 +222,7 @@ def _written(
     said = answer.get("completion_probabilities") or []
     # A token that ends within a character is left out of the list.
     first = said[0]["top_logprobs"] if said and said[0]["id"] == ids[0] else []
-    return ids, [(one["id"], one["logprob"]) for one in first]
+    return {"ids": ids, "likely": [(one["id"], one["logprob"]) for one in first]}
 
 
 def _tokenised(door: _Door, text: Mapping[str, Any]) -> list[int]:

@@ -41,6 +41,8 @@ LLAMA_CPP_BOUNDS: Final[Mapping[Quantisation, tuple[float, float]]] = {
 drift. Weights in another order, or of another model, are beyond 0.7."""
 ASKED_PER_PASSAGE: Final = 32
 """The last positions of a passage are asked for: each costs llama.cpp one token."""
+COMPARED: Final = 50
+"""So many of llama.cpp's most likely tokens count: beyond them is noise that nobody sees."""
 EXTRAS: Final = {"transformers": "check", "peft": "check", "xllamacpp": "gguf"}
 """Package -> the extra of this project that brings it."""
 
@@ -95,13 +97,8 @@ def ask_llama_cpp(
     """
     texts, wanted = tokenizer_questions(tokenizer, metadata)
     asked = [(passage, at) for passage in passages for at in _asked(passage)]
-    questions = [
-        Question(ids=passage.ids[: at + 1].tolist(), wanted=int(passage.ids[at + 1]))
-        for passage, at in asked
-    ]
-    answers = ask(
-        model, questions, texts, vocab_size=passages[0].logits_TV.shape[1], scratch=scratch
-    )
+    questions = [Question(ids=passage.ids[: at + 1].tolist()) for passage, at in asked]
+    answers = ask(model, questions, texts, scratch=scratch)
     for text, ids, ours in zip(texts, answers.texts, wanted, strict=True):
         if ids != ours:
             raise ExportError(
@@ -109,7 +106,8 @@ def ask_llama_cpp(
                 f"on ({_first_difference(ids, ours)}): export to merged instead, and report it."
             )
     ours_V = [functional.log_softmax(passage.logits_TV[at], 0) for passage, at in asked]
-    return _compared_by_likely(answers.questions, questions, ours_V, LLAMA_CPP_BOUNDS[quantisation])
+    labels = [int(passage.ids[at + 1]) for passage, at in asked]
+    return _compared_by_likely(answers.questions, labels, ours_V, LLAMA_CPP_BOUNDS[quantisation])
 
 
 def tokenizer_questions(
@@ -201,34 +199,36 @@ def _compared(
 
 
 def _compared_by_likely(
-    answers: Sequence[Answer],
-    questions: Sequence[Question],
-    ours_V: Sequence[Tensor],
+    answers: Sequence[Answer], labels: Sequence[int], ours_V: Sequence[Tensor],
     bounds: tuple[float, float],
-) -> Proof:
-    """The spread of our own log-probabilities is what their distance is measured against."""
+) -> Proof:  # fmt: skip
+    """The spread of our own log-probabilities is what their distance is measured against; the
+    loss is that of the positions at which they name the token that really follows."""
     distance = spread = nats = their_nats = 0.0
-    same = count = 0
-    for answer, question, row_V in zip(answers, questions, ours_V, strict=True):
-        if answer.wanted is None or question.wanted is None:
+    same = positions = with_loss = 0
+    for answer, label, row_V in zip(answers, labels, ours_V, strict=True):
+        if not answer.likely:
             continue
-        count += 1
-        theirs = torch.tensor(list(answer.likely.values()))
-        ours = row_V[list(answer.likely)]
+        likely = sorted(answer.likely.items(), key=lambda item: -item[1])[:COMPARED]
+        theirs = torch.tensor([value for _, value in likely])
+        ours = row_V[[token for token, _ in likely]]
         distance += float((theirs - ours).square().sum())
         spread += float((ours - ours.mean()).square().sum())
-        nats -= float(row_V[question.wanted])
-        their_nats -= answer.wanted
-        same += answer.ids[:1] == [int(row_V.argmax())]
+        positions += 1
+        same += answer.ids[0] == int(row_V.argmax())
+        if label in answer.likely:
+            with_loss += 1
+            nats -= float(row_V[label])
+            their_nats -= answer.likely[label]
     return Proof(
         by=f"llama.cpp (xllamacpp {version()})",
-        positions=count,
+        positions=positions,
         drift=math.sqrt(distance / spread) if spread else math.inf,
         drift_bound=bounds[0],
+        same_token=same / max(1, positions),
+        nats=nats / max(1, with_loss),
+        their_nats=their_nats / max(1, with_loss),
         loss_bound=bounds[1],
-        same_token=same / max(1, count),
-        nats=nats / max(1, count),
-        their_nats=their_nats / max(1, count),
     )
 
 
