@@ -34,6 +34,18 @@ ONE_TENSOR_BYTES: Final = 10
 SLACK: Final = 1.15
 """Over the weights themselves: activations, logits, the libraries."""
 WEIGHTS, CHECK = "export", "check"
+READERS: Final[dict[ExportFormat, tuple[str, ...]]] = {
+    "peft": ("peft", "transformers"),
+    "merged": ("transformers",),
+    "vllm": ("transformers",),
+    "gguf": ("xllamacpp",),
+    "ollama": ("xllamacpp",),
+}
+"""The packages that read an export."""
+NOT_ASKED: Final[dict[ExportFormat, str]] = {
+    "vllm": "vLLM itself did not read it: try one completion with the command.",
+    "ollama": "ollama itself did not read it: try one completion with the command.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +142,14 @@ def _without_notices(emit: Emit) -> Emit:
 
 
 def _export(work: _Work, partial: Path, target: Path) -> HandOver:
-    passages, dtype, why_not = _read_by_us(work)
+    from repotune.export import how_to_check
+
+    why_not, passages, dtype = how_to_check(*READERS[work.format]), None, None
+    if why_not is None:
+        passages, dtype, why_not = _read_by_us(work)
     _write(work, partial)
-    proof, unchecked = _check(work, partial, passages, dtype)
-    if why_not is not None:
-        unchecked = (why_not,)
+    proof = _check(work, partial, passages, dtype) if passages and dtype else None
+    unchecked = tuple(one for one in (why_not, NOT_ASKED.get(work.format)) if one is not None)
     _write_card(work, partial, proof, unchecked)
     return HandOver(
         format=work.format,
@@ -191,9 +206,7 @@ def _counted(work: _Work) -> Callable[[int], None]:
     return wrote
 
 
-def _read_by_us(
-    work: _Work,
-) -> tuple[list[Passage], torch.dtype, str | None]:
+def _read_by_us(work: _Work) -> tuple[list[Passage] | None, torch.dtype | None, str | None]:
     """The fixed code as our decoder reads it, in what precision; else why it cannot be had."""
     import torch
 
@@ -210,34 +223,17 @@ def _read_by_us(
             f"nothing was compared, since that takes {need / 2**30:.1f} GiB of memory and "
             f"{free / 2**30:.1f} GiB is free: close other programs and export again."
         )
-        return [], torch.bfloat16, why
+        return None, None, why
     decoder = Decoder(open_weights(job.base), lora=job.lora, dtype=dtype)
     load_adapter(work.run.adapter, decoder.lora_state(), lora=job.lora)
     decoder.refresh()
     return read_by_us(decoder, passage_ids(job.tokenizer)), dtype, None
 
 
-def _check(
-    work: _Work, folder: Path, passages: list[Passage], dtype: torch.dtype
-) -> tuple[Proof | None, tuple[str, ...]]:
+def _check(work: _Work, folder: Path, passages: list[Passage], dtype: torch.dtype) -> Proof:
     """What the other side computes. Raises ExportError if that is something else."""
-    from repotune.export import (
-        ask_llama_cpp,
-        ask_transformers,
-        how_to_check,
-        refuse_drift,
-        why_other_tokens,
-    )
+    from repotune.export import ask_llama_cpp, ask_transformers, refuse_drift, why_other_tokens
 
-    beside = {
-        "vllm": "vLLM itself did not read it: try one completion with the command.",
-        "ollama": "ollama itself did not read it: try one completion with the command.",
-    }.get(work.format)
-    unchecked = () if beside is None else (beside,)
-    packages = {"peft": ("peft", "transformers"), "gguf": ("xllamacpp",), "ollama": ("xllamacpp",)}
-    missing = how_to_check(*packages.get(work.format, ("transformers",)))
-    if missing is not None or not passages:
-        return None, unchecked if missing is None else (missing, *unchecked)
     work.emit(StageStarted(stage=CHECK))
     if work.is_gguf:
         with tempfile.TemporaryDirectory() as scratch:
@@ -255,7 +251,7 @@ def _check(
             work.emit(Notice(message=other))
     refuse_drift(proof)
     work.emit(StageDone(stage=CHECK, summary=f"{proof.by}: logits differ by {proof.drift:.2%}"))
-    return proof, unchecked
+    return proof
 
 
 def _write_card(work: _Work, folder: Path, proof: Proof | None, unchecked: tuple[str, ...]) -> None:
