@@ -6,6 +6,7 @@ be good.
 
 from __future__ import annotations
 
+import gc
 import re
 import shutil
 import tempfile
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 DEFAULT_QUANTISATION: Final[Quantisation] = "q8_0"
 ONE_TENSOR_BYTES: Final = 10
 """A number of the largest tensor takes this while it is merged: as read, as fp32, as stored."""
+TEXTS_BYTES: Final = 50_000_000
+"""Tokenizer, configuration and card: mostly a vocabulary, at most 20 MB twice."""
 SLACK: Final = 1.15
 """Over the weights themselves: activations, logits, the libraries."""
 WEIGHTS, CHECK = "export", "check"
@@ -88,7 +91,7 @@ def export(
     """
     from repotune.export import fresh
 
-    target = Path(folder)
+    target = Path(folder).absolute()
     if quantisation is not None and to not in ("gguf", "ollama"):
         raise UsageError(f"--quantisation is for gguf and ollama; {to} has 16-bit weights.")
     fresh.refuse_taken(target)
@@ -100,7 +103,7 @@ def export(
         )
     with found.locked():
         work = _prepare(found, to, quantisation or DEFAULT_QUANTISATION, target, emit)
-        fresh.refuse_no_room(target, _disk_bytes(work))
+        fresh.refuse_no_room(target, _disk_bytes(work) + TEXTS_BYTES)
         _refuse_no_memory(work)
         with fresh.fresh_folder(target) as partial:
             return _export(work, partial, target)
@@ -249,6 +252,7 @@ def _check(work: _Work, folder: Path, passages: list[Passage], dtype: torch.dtyp
         other = why_other_tokens(folder, work.job.tokenizer)
         if other is not None:
             work.emit(Notice(message=other))
+    gc.collect()  # Windows renames no folder of which a file is still mapped
     refuse_drift(proof)
     work.emit(StageDone(stage=CHECK, summary=f"{proof.by}: logits differ by {proof.drift:.2%}"))
     return proof
