@@ -54,8 +54,12 @@ def test_a_run_ends_with_an_adapter_and_its_proof(finished, source_tree):
     assert open_run(run.path).state().status == "finished"
     assert [e.step for e in events if isinstance(e, StepDone)] == [1, 2, 3, 4, 5, 6]
     assert [e.step for e in events if isinstance(e, CheckpointSaved)] == [2, 4, 6]
-    losses = [json.loads(line)["loss"] for line in run.metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 6
+    heldout = {line["step"]: line["heldout_loss"] for line in lines if "heldout_loss" in line}
+    assert set(heldout) == {2, 4, 6}
+    assert result.heldout_loss == min(heldout.values()) == heldout[result.best_step]
     assert losses[-1] < losses[0]
     weights = load_file(run.adapter / "adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in weights.items() if "lora_B" in name)

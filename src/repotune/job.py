@@ -12,19 +12,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from repotune.config import FineTuningConfig
-from repotune.errors import ModelError, UsageError
+from repotune.errors import DoesNotFit, ModelError, UsageError
 from repotune.events import Emit, Notice
 from repotune.records import LoraSpec, Machine, ModelRef, Policy, Shape
 from repotune.runs import RunState
 
 if TYPE_CHECKING:
     from repotune.model import Decoder
+    from repotune.planning import Setup
     from repotune.tokens import CodeTokenizer
 
 CPU_MODEL = "starter"
 GPU_MODEL = "codellama/CodeLlama-7b-hf"
-NOT_IN_FINGERPRINT = ("output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model")
-"""Settings that change no step: a run may be resumed where these differ."""
+NOT_IN_FINGERPRINT = (
+    "output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model", "rehearsal",
+    "eval_steps", "early_stopping_patience", "allow_shorter_rows",
+    "batch_size", "gradient_accumulation_steps",
+)  # fmt: skip
+"""Settings that change no step: a run may be resumed where these differ. Of the last two only the
+product, the global batch, decides; it has a place of its own."""
+REPLAN_SHARE = 0.9
+"""Of the memory that the planner was given before, when that was too much."""
+REPLANS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +70,24 @@ class Job:
     def rows_per_pass(self) -> int:
         """A GPU needs all rows of a batch at once to be busy; a CPU is as fast with one."""
         return self.config.batch_size if self.machine.gpu else 1
+
+    @property
+    def setup(self) -> Setup:
+        """What the memory model is asked about: one full pass through the layers."""
+        return self.setup_of(self.rows_per_pass * self.config.max_seq_length)
+
+    def setup_of(self, tokens: int) -> Setup:
+        """The same with ``tokens`` of a pass."""
+        from repotune.planning import Setup
+
+        return Setup(
+            shape=self.shape,
+            lora=self.lora,
+            tokens=tokens,
+            itemsize=2 if self.precision == "bf16" else 4,
+            device=self.device,
+            use_4bit=self.use_4bit,
+        )
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
@@ -132,20 +159,69 @@ def _find_base(state: RunState, config: FineTuningConfig, default: str, emit: Em
 
 def plan_policy(job: Job) -> Policy:
     """What each layer does with its activations. Raises DoesNotFit, before anything is loaded."""
-    from repotune.planning import choose_policy
+    machine = job.machine
+    free = machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes
+    return _choose(job, job.rows_per_pass * job.config.max_seq_length, free)
+
+
+def lower_policy(job: Job, tokens: int, than: Policy | None) -> Policy | None:
+    """The best policy for ``tokens`` a pass that keeps less on the device than ``than`` does.
+
+    ``than`` None: the best that the memory there is allows. None if there is no such policy.
+    """
+    from repotune.machine import gpu_room
 
     machine = job.machine
+    free = min(machine.gpu_free_bytes, gpu_room()) if machine.gpu else machine.ram_free_bytes
+    for _ in range(REPLANS):
+        try:
+            policy = _choose(job, tokens, free)
+        except DoesNotFit:
+            return None
+        if than is None or _kept_bytes(job, tokens, policy) < _kept_bytes(job, tokens, than):
+            return policy
+        free = int(free * REPLAN_SHARE)
+    return None
+
+
+def _choose(job: Job, tokens: int, free_bytes: int) -> Policy:
+    from repotune.planning import choose_policy
+
+    setup = job.setup_of(tokens)
     return choose_policy(
         job.shape,
         job.lora,
-        tokens=job.rows_per_pass * job.config.max_seq_length,
-        itemsize=2 if job.precision == "bf16" else 4,
-        free_bytes=machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes,
+        tokens=tokens,
+        itemsize=setup.itemsize,
+        free_bytes=free_bytes,
         gradient_checkpointing=job.config.gradient_checkpointing,
-        device="cuda" if machine.gpu else "cpu",
+        device=job.device,
         use_4bit=job.use_4bit,
-        host_free_bytes=machine.ram_free_bytes if machine.gpu else 0,
+        host_free_bytes=job.machine.ram_free_bytes if job.machine.gpu else 0,
     )
+
+
+def _kept_bytes(job: Job, tokens: int, policy: Policy) -> int:
+    """Of saved tensors on the device between forward and backward."""
+    from repotune.planning import saved_layer_bytes
+
+    setup = job.setup_of(tokens)
+    return sum(
+        saved_layer_bytes(
+            job.shape, job.lora, layer.saving, tokens=tokens, itemsize=setup.itemsize,
+            device=job.device,
+        )
+        for layer in policy.layers
+        if not layer.offloaded
+    )  # fmt: skip
+
+
+def quantised_folder(job: Job) -> Path:
+    """Where the model's 4-bit weights are kept for the next run."""
+    from repotune.machine import cache_folder
+    from repotune.model import weights_id
+
+    return cache_folder() / "nf4" / f"v1-{weights_id(job.base)[:32]}-{job.precision}"
 
 
 def load_decoder(job: Job, emit: Emit) -> Decoder:
@@ -153,8 +229,8 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
     import torch
 
     from repotune.kernels import fastest_ops
-    from repotune.machine import cache_folder, cap_gpu, prepare_gpu
-    from repotune.model import Decoder, QuantisedLayers, open_weights, weights_id
+    from repotune.machine import cap_gpu, prepare_gpu
+    from repotune.model import Decoder, QuantisedLayers, open_weights
 
     if job.machine.gpu:
         prepare_gpu()
@@ -171,14 +247,18 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
         seed=job.config.seed,
         ops=ops,
         use_4bit=job.use_4bit,
-        quantised=QuantisedLayers(
-            cache_folder() / "nf4" / f"v1-{weights_id(job.base)[:32]}-{job.precision}", emit
-        ),
+        quantised=QuantisedLayers(quantised_folder(job), emit),
     )
 
 
 def training_fingerprint(job: Job, rows: str) -> str:
     """Of all that decides the next step beside the weights: settings, rows, base, precision."""
-    settings = job.config.model_dump(mode="json", exclude=set(NOT_IN_FINGERPRINT))
-    decided = {"settings": settings, "rows": rows, "base": job.base.digest, "at": job.precision}
+    config = job.config
+    decided = {
+        "settings": config.model_dump(mode="json", exclude=set(NOT_IN_FINGERPRINT)),
+        "global_batch": config.batch_size * config.gradient_accumulation_steps,
+        "rows": rows,
+        "base": job.base.digest,
+        "at": job.precision,
+    }
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()

@@ -23,7 +23,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -102,9 +102,12 @@ class RunFolder:
         return _read_state(self.run_json)
 
     def update(
-        self, status: Status | None = None, facts: Mapping[str, Any] | None = None
+        self,
+        status: Status | None = None,
+        facts: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> RunState:
-        """Write a new status and further facts, atomically; what is not given stays.
+        """Write a new status, further facts, another configuration, atomically; the rest stays.
 
         Raises RunError or DiskFull if ``run.json`` cannot be read or written.
         """
@@ -113,10 +116,26 @@ class RunFolder:
             old,
             status=status or old.status,
             facts={**old.facts, **(facts or {})},
+            config=dict(config or old.config),
             updated=_now(),
         )
         _write_state(self.run_json, new)
         return new
+
+    def record_digests(self, *folders: Path, again: bool = False) -> None:
+        """Note the SHA-256 of every file in ``folders`` of the run, which are complete.
+
+        What was noted before stands, unless ``again``. Raises RunError or DiskFull.
+        """
+        known: dict[str, str] = self.state().facts.get("digests", {})
+        found = {}
+        for folder in folders:
+            if again or not any(name.startswith(f"{folder.name}/") for name in known):
+                known = {n: d for n, d in known.items() if not n.startswith(f"{folder.name}/")}
+                for path in sorted(folder.iterdir()):
+                    found[f"{folder.name}/{path.name}"] = sha256_of(path)
+        if found:
+            self.update(facts={"digests": {**known, **found}})
 
     def discard(self, *, also_the_folder: bool) -> None:
         """Remove a run in which nothing was made yet, and its folder if that holds nothing else."""
@@ -135,6 +154,18 @@ class RunFolder:
         with _lock(self):
             _write_state(self.run_json, replace(self.state(), process=_this_process()))
             yield
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file of the run. Raises RunError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}.") from None
+    return digest.hexdigest()
 
 
 def default_run_path(tree: Path, cwd: Path, now: datetime) -> Path:
@@ -237,6 +268,24 @@ def list_runs(folder: Path) -> list[RunInfo]:
     runs = [RunFolder(entry.absolute()) for entry in entries]
     infos = [_info(run) for run in runs if run.run_json.is_file()]
     return sorted(infos, key=lambda info: (info.state.created if info.state else "", info.name))
+
+
+def unfinished_like(
+    folder: Path, tree: Path, config: Mapping[str, Any], *, apart: Collection[str] = ("output_dir",)
+) -> RunInfo | None:
+    """The newest run in ``folder`` of the same tree and settings that has saved something and is
+    neither finished nor in work; None if there is none. ``apart``: settings that may differ."""
+    if not folder.is_dir():
+        return None
+    wanted = {name: value for name, value in config.items() if name not in apart}
+    for info in reversed(list_runs(folder)):
+        if info.state is None or info.status not in ("interrupted", "stopped", "failed"):
+            continue
+        theirs = {name: value for name, value in info.state.config.items() if name not in apart}
+        saved = any(RunFolder(Path(info.path)).checkpoints.glob("step-*"))
+        if saved and info.state.tree == str(tree.resolve()) and theirs == wanted:
+            return info
+    return None
 
 
 def write_json_atomic(path: Path, value: Any) -> None:

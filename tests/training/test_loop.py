@@ -150,7 +150,7 @@ def test_being_told_to_stop_is_heard_within_the_step_and_said_once(tmp_path):
     assert (result.interrupted, result.steps, len(read)) == (True, 1, 4)
     kinds = [type(event) for event in events]
     assert kinds == [StageStarted, Notice, StepDone, CheckpointSaved, StageDone]
-    assert "step 1 is finished and saved" in events[1].message
+    assert "what is done is saved first" in events[1].message
 
 
 def test_a_stop_in_the_last_step_is_a_stop_although_nothing_is_left_to_train(tmp_path):

@@ -20,8 +20,14 @@ def step(number, loss=0.5):
     )  # fmt: skip
 
 
+def logging(folder, reached=0, emit=lambda event: None, pause=lambda: False):
+    return log_metrics(
+        folder / "metrics.jsonl", folder / "tensorboard", reached=reached, emit=emit, pause=pause
+    )
+
+
 def log_steps(folder, numbers, *, reached=0, loss=0.5):
-    with log_metrics(folder / "metrics.jsonl", folder / "tensorboard", reached=reached) as log:
+    with logging(folder, reached) as log:
         log(Notice(message="not a step"))
         for number in numbers:
             log(step(number, loss))
@@ -45,7 +51,7 @@ def test_each_step_is_a_line_and_a_point(tmp_path):
 
 
 def test_a_line_is_on_disk_as_soon_as_its_step_is_done(tmp_path):
-    with log_metrics(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", reached=0) as log:
+    with logging(tmp_path) as log:
         log(step(1))
         assert [line["step"] for line in lines(tmp_path)] == [1]
 
@@ -75,7 +81,7 @@ def test_a_run_that_begins_again_begins_with_empty_files(tmp_path):
 
 
 def test_a_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch):
-    with log_metrics(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", reached=0) as log:
+    with logging(tmp_path) as log:
 
         def full(path, *args, **options):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -87,6 +93,5 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch):
 
 
 def test_an_error_of_the_work_stays_what_it_is(tmp_path):
-    lines_path, board = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
-    with pytest.raises(OSError, match="of the work"), log_metrics(lines_path, board, reached=0):
+    with pytest.raises(OSError, match="of the work"), logging(tmp_path):
         raise OSError(errno.ENOSPC, "of the work")

@@ -11,6 +11,8 @@ from repotune.events import (
     CheckpointSaved,
     Emit,
     Event,
+    Healed,
+    HeldoutMeasured,
     Notice,
     StageDone,
     StageProgress,
@@ -135,6 +137,11 @@ def _lasting_line(event: Event) -> str | None:
             return f"note: {message}"
         case CheckpointSaved(step=step, path=path):
             return f"checkpoint: step {step}, {path}"
+        case HeldoutMeasured(step=step, loss=loss, is_best=is_best):
+            lowest = ", the lowest so far" if is_best else ""
+            return f"held out: loss {loss:.4f} after step {step}{lowest}"
+        case Healed(step=step, remedy=remedy):
+            return f"healed: memory ran out in step {step}, which is done again: {remedy}"
         case _:
             return None
 

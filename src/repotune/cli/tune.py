@@ -14,6 +14,10 @@ from repotune.config import FineTuningConfig
 from repotune.errors import UsageError
 
 
+RESIZABLE = ("batch_size", "gradient_accumulation_steps")
+"""Settings that a resumed run may change, as long as their product stays."""
+
+
 @click.command(
     "tune",
     help="Tune a model on the source code in PATH, or go on with a run.\n\n"
@@ -42,7 +46,7 @@ def command(
 
     with show_progress() as emit:
         if resume is not None:
-            result = pipeline.resume(resume, emit=emit)
+            result = pipeline.resume(resume, **overrides, emit=emit)
         else:
             assert path is not None
             assert config is not None
@@ -68,14 +72,15 @@ def _checked(
         if config_file is not None:
             return FineTuningConfig.from_toml(config_file, overrides)
         return FineTuningConfig(**overrides)
-    surplus = [flag_name(name) for name in overrides]
+    surplus = [flag_name(name) for name in overrides if name not in RESIZABLE]
     if config_file is not None:
         surplus.insert(0, "--config")
     if path is not None:
         surplus.insert(0, str(path))
     if surplus:
         raise UsageError(
-            "--resume goes on with the run's own folder and settings: "
+            "--resume goes on with the run's own folder and settings, of which only --batch-size "
+            "and --gradient-accumulation-steps may change: "
             f"leave out {', '.join(surplus)}, or start a new run without --resume."
         )
     return None

@@ -9,10 +9,12 @@ device can do, ``policy`` and ``fit`` what suits it, ``plan`` puts it together w
 from repotune.planning.fit import fastest, fit
 from repotune.planning.memory import (
     Setup,
+    lora_parameters,
     memory_parts,
     parameters,
     resident_bytes,
     saved_layer_bytes,
+    weight_bytes,
     working_bytes,
 )
 from repotune.planning.plain_stack import PlainRun, plain_stack_peak
@@ -38,6 +40,7 @@ __all__ = [
     "fastest",
     "fit",
     "gpu_target",
+    "lora_parameters",
     "machine_target",
     "memory_parts",
     "parameters",
@@ -46,6 +49,7 @@ __all__ = [
     "resident_bytes",
     "saved_layer_bytes",
     "suited_config",
+    "weight_bytes",
     "with_preset",
     "working_bytes",
 ]

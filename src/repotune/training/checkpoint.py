@@ -3,7 +3,8 @@
     checkpoints/step-000050/
       lora.safetensors        the fp32 LoRA matrices
       optimizer.safetensors   AdamW's moments: <name>.exp_avg, <name>.exp_avg_sq
-      state.json              step, cursor in the order of rows, seed, fingerprint, losses
+      state.json              step, cursor in the order of rows, seed, fingerprint, losses, the best
+                              step so far; and the run's configuration and versions, for people
       digests.json            SHA-256 of the three; written last, it says that they are complete
 
 A checkpoint is written under a name that starts with a dot, each file and the folder synced, and
@@ -20,8 +21,9 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -37,11 +39,26 @@ LORA, OPTIMIZER, STATE, DIGESTS = (
     "state.json",
     "digests.json",
 )
-FORMAT = 2
+FORMAT = 3
 WHOLE = "; what was saved before is whole"
+THEN = "the run goes on by itself, or later with --resume"
 _NAME = re.compile(r"step-(\d{6,})")
 _OVERHEAD_BYTES = 2**20
 """More than the headers, ``state.json`` and ``digests.json`` take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """How the loss on held-out code went so far."""
+
+    step: int = 0
+    """After this step it was lowest; 0: it was not measured yet."""
+    loss: float | None = None
+    """It was this then, mean nats per target."""
+    measured: int = 0
+    """The last step after which it was measured."""
+    worse: int = 0
+    """Measurements since the best one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +82,9 @@ class Checkpoint:
     lora: Mapping[str, Tensor]
     exp_avg: Mapping[str, Tensor]
     exp_avg_sq: Mapping[str, Tensor]
+    best: Best = Best()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that tell people what the run is; nothing depends on them."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -72,11 +92,14 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def prepare(folder: Path, lora: Mapping[str, Tensor], *, checkpoints: int) -> None:
+def prepare(
+    folder: Path, lora: Mapping[str, Tensor], *, checkpoints: int, then: str = "go on with --resume"
+) -> None:
     """Make ``folder``, remove what a crash left there, and see that the disk has room.
 
     A checkpoint takes the bytes of the weights three times (weights, two moments) and at most
-    1 MiB. Raises DiskFull unless that many fit, RunError if the folder cannot be made.
+    1 MiB. Raises DiskFull unless that many fit, RunError if the folder cannot be made; ``then`` is
+    its last clause.
     """
     need = checkpoints * (3 * sum(tensor.nbytes for tensor in lora.values()) + _OVERHEAD_BYTES)
     with writing(folder, note=WHOLE):
@@ -85,8 +108,8 @@ def prepare(folder: Path, lora: Mapping[str, Tensor], *, checkpoints: int) -> No
         free = shutil.disk_usage(folder).free
     if need > free:
         raise DiskFull(
-            f"Checkpoints need {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB is free in {folder}: "
-            f"free {(need - free) / 1e6:,.0f} MB more and go on with --resume."
+            f"Checkpoints need {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB is free in {folder}"
+            f"{WHOLE}: free {(need - free) / 1e6:,.0f} MB more and {then}."
         )
 
 
@@ -97,8 +120,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     final = checkpoint_path(folder, checkpoint.step)
     partial = _hidden(final, "partial")
-    prepare(folder, checkpoint.lora, checkpoints=1)
-    with writing(final, note=WHOLE):
+    prepare(folder, checkpoint.lora, checkpoints=1, then=THEN)
+    with writing(final, note=WHOLE, then=THEN):
         try:
             partial.mkdir()
             digests = {}
@@ -119,10 +142,16 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     return final
 
 
+def damages(folder: Path) -> dict[Path, str | None]:
+    """Every checkpoint in ``folder``, newest first, and what is wrong with it, if anything."""
+    paths = sorted(_checkpoints(folder), key=_step, reverse=True)
+    return {path: damage_of(path) for path in paths}
+
+
 def latest(folder: Path, emit: Emit) -> Path | None:
     """The newest checkpoint in ``folder`` that is whole, or None; damaged ones are named."""
     for path in sorted(_checkpoints(folder), key=_step, reverse=True):
-        damage = _damage(path)
+        damage = damage_of(path)
         if damage is None:
             return path
         emit(Notice(message=f"Checkpoint {path.name} is not used: {damage}."))
@@ -135,7 +164,7 @@ def load(path: Path, *, like: Mapping[str, Tensor], fingerprint: str) -> Checkpo
     Raises CheckpointError if it is damaged, was made with another ``fingerprint``, or holds
     tensors of other names, shapes or types.
     """
-    damage = _damage(path)
+    damage = damage_of(path)
     if damage is not None:
         raise CheckpointError(
             f"Checkpoint {path} is damaged: {damage}; remove it to go on from the one before it."
@@ -165,6 +194,8 @@ def load(path: Path, *, like: Mapping[str, Tensor], fingerprint: str) -> Checkpo
         lora=lora,
         exp_avg={name: moments[f"{name}.exp_avg"] for name in like},
         exp_avg_sq={name: moments[f"{name}.exp_avg_sq"] for name in like},
+        best=Best(**state["best"]),
+        about=state["about"],
     )
 
 
@@ -196,6 +227,8 @@ def _state_bytes(checkpoint: Checkpoint) -> bytes:
         "fingerprint": checkpoint.fingerprint,
         "first_loss": checkpoint.first_loss,
         "last_loss": checkpoint.last_loss,
+        "best": asdict(checkpoint.best),
+        "about": dict(checkpoint.about),
     }
     return json.dumps(state, indent=2, allow_nan=False).encode()
 
@@ -224,7 +257,7 @@ def _seal(digests: Mapping[str, str]) -> bytes:
     return json.dumps({"sha256": dict(digests)}, indent=2).encode()
 
 
-def _damage(path: Path) -> str | None:
+def damage_of(path: Path) -> str | None:
     """What is wrong with the checkpoint at ``path``, as a phrase, or None."""
     digests, sealed = {}, b""
     for name in (DIGESTS, *_CONTENTS):

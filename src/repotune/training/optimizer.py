@@ -24,6 +24,8 @@ class AdamW:
         self._flat, self._weight_decay = flat, weight_decay
         self._exp_avg, self._exp_avg_sq = torch.zeros_like(flat), torch.zeros_like(flat)
         self._steps = torch.zeros((), dtype=torch.float32, device=flat.device)
+        self.updates = 0
+        """How often ``step`` was called: while it stands still, so do the weights."""
         self.exp_avg = _views(self._exp_avg, flat, weights)
         """Running mean of the gradients, by name."""
         self.exp_avg_sq = _views(self._exp_avg_sq, flat, weights)
@@ -42,6 +44,7 @@ class AdamW:
 
         That is decided on the device, which the host need not wait for.
         """
+        self.updates += 1
         skip = (~figures.isfinite().all()).float().reshape(1)
         self._steps += 1
         # torch.optim's own fused kernel, called itself for the sake of ``found_inf``.

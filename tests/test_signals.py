@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from repotune.training import stop_on_signals
+from repotune.signals import stop_on_signals
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
