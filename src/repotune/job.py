@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,9 +32,10 @@ NOT_IN_FINGERPRINT = (
 )  # fmt: skip
 """Settings that change no step: a run may be resumed where these differ. Of the last two only the
 product, the global batch, decides; it has a place of its own."""
-REPLAN_SHARE = 0.9
-"""Of the memory that the planner was given before, when that was too much."""
-REPLANS = 30
+FINER_BUDGET = 0.99
+"""Of the memory that the planner was asked about before, until it has nothing more to offer."""
+WORTH_A_TRY = 0.8
+"""Less of what was kept is worth another try of the step; a failing one costs most of a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,15 +175,20 @@ def lower_policy(job: Job, tokens: int, than: Policy | None) -> Policy | None:
 
     machine = job.machine
     free = min(machine.gpu_free_bytes, gpu_room()) if machine.gpu else machine.ram_free_bytes
-    for _ in range(REPLANS):
+    before = math.inf if than is None else _kept_bytes(job, tokens, than)
+    best: Policy | None = None
+    while free:
         try:
             policy = _choose(job, tokens, free)
         except DoesNotFit:
-            return None
-        if than is None or _kept_bytes(job, tokens, policy) < _kept_bytes(job, tokens, than):
-            return policy
-        free = int(free * REPLAN_SHARE)
-    return None
+            break
+        kept = _kept_bytes(job, tokens, policy)
+        if kept < before:
+            best = policy
+            if kept < WORTH_A_TRY * before:
+                break
+        free = int(free * FINER_BUDGET)
+    return best
 
 
 def _choose(job: Job, tokens: int, free_bytes: int) -> Policy:
