@@ -155,6 +155,15 @@ class RunFolder:
             _write_state(self.run_json, replace(self.state(), process=_this_process()))
             yield
 
+    @contextmanager
+    def held_still(self) -> Iterator[None]:
+        """Keep other processes from working on the run while it is looked at; changes nothing.
+
+        Raises RunError, naming the other process, if there is one.
+        """
+        with _lock(self):
+            yield
+
 
 def sha256_of(path: Path) -> str:
     """Of a file of the run. Raises RunError if it cannot be read."""

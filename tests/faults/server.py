@@ -165,7 +165,7 @@ def child_of(job: dict, model: str, tree: str) -> dict:
             error = work(job, model, tree, shared)
             os.write(write, error.encode()[:4000])
             code = 1 if error else 0
-        except BaseException as error:  # noqa: BLE001 - the parent must hear of it
+        except BaseException as error:
             import traceback
 
             os.write(write, "".join(traceback.format_exception(error)).encode()[-4000:])
@@ -191,4 +191,5 @@ def child_of(job: dict, model: str, tree: str) -> dict:
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(json.dumps(child_of(json.loads(line), *sys.argv[1:3])), flush=True)
+        sys.stdout.write(json.dumps(child_of(json.loads(line), *sys.argv[1:3])) + "\n")
+        sys.stdout.flush()

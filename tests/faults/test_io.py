@@ -60,6 +60,7 @@ def test_every_call_fails_once_and_nothing_is_lost(runs, begun, tell):
     failed, by_themselves = fail_calls(runs, begun, every=1)
     assert failed >= 2 * begun[2]
     tell(
-        f"{failed} calls failed (mkdir, open, write, fsync, rename; EIO and ENOSPC), {by_themselves} "
-        "of the runs went on by themselves, the others by --resume; lost: nothing."
+        f"{failed} calls failed (mkdir, open, write, fsync, rename; EIO and ENOSPC); "
+        f"{by_themselves} of the runs went on by themselves, the others by --resume; "
+        "lost: nothing."
     )

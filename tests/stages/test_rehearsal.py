@@ -1,6 +1,5 @@
 """The whole way in small: it leaves nothing behind, and what would break later breaks now."""
 
-import os
 import signal
 
 import pytest
@@ -30,10 +29,10 @@ def copy(decoder):
 
 def test_it_goes_the_whole_way_and_leaves_nothing_behind(one):
     events, before = [], copy(one.decoder)
-    left = sorted(os.listdir(one.folder.path.parent))
+    left = sorted(one.folder.path.parent.iterdir())
     go(one, events.append)
     assert [type(event) for event in events] == [StageStarted, StageDone]  # no steps of the run's
-    assert sorted(os.listdir(one.folder.path.parent)) == left
+    assert sorted(one.folder.path.parent.iterdir()) == left
     assert not one.folder.checkpoints.exists()
     for name, tensor in one.decoder.lora_state().items():
         assert torch.equal(tensor, before[name])

@@ -95,7 +95,7 @@ def test_without_a_rung_left_it_stops_with_the_way_out(tmp_path):
 
 def test_what_was_saved_before_memory_ran_out_is_there(tmp_path):
     model = Small(tokens=TOKENS - 1, after=3)
-    with pytest.raises(DoesNotFit, match="ran out at step 4 .*go on with --resume"):
+    with pytest.raises(DoesNotFit, match=r"ran out at step 4 .*go on with --resume"):
         run(model, tmp_path, save_steps=1, batch_size=4, gradient_accumulation_steps=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003"]
 

@@ -103,7 +103,6 @@ def test_a_measurement_that_is_broken_off_counts_for_nothing(tmp_path):
 
     def measure():
         asked.append(True)
-        return None
 
     heldout = Heldout(measure=measure, every_steps=2, patience=1)
     options = {"heldout": heldout, "should_stop": lambda: bool(asked)}

@@ -54,9 +54,9 @@ def stop_at(step):
 
 
 def test_a_damaged_best_is_named_and_the_last_is_exported(tmp_path):
-    events = []
+    events, losses = [], iter([1.0, 2.0, 2.0])
 
-    def measure(losses=iter([1.0, 2.0, 2.0])):
+    def measure():
         loss = next(losses)
         if loss == 2.0:
             (checkpoint_path(tmp_path, 1) / "lora.safetensors").write_bytes(b"")

@@ -13,7 +13,6 @@ from repotune.cli.show import print_json, resume_command, tune_json, tune_text
 from repotune.config import FineTuningConfig
 from repotune.errors import UsageError
 
-
 RESIZABLE = ("batch_size", "gradient_accumulation_steps")
 """Settings that a resumed run may change, as long as their product stays."""
 

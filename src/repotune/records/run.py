@@ -292,7 +292,7 @@ class RunResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class RunFinding:
     """One thing that was checked of a run."""
 
     what: str
@@ -307,6 +307,6 @@ class Verification:
 
     run: str
     ok: bool
-    findings: tuple[Finding, ...]
+    findings: tuple[RunFinding, ...]
     advice: tuple[str, ...]
     """Sentences: what can be saved, and how."""
