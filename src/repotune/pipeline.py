@@ -105,8 +105,7 @@ def _start(tree: str | Path, config: FineTuningConfig, *, suit: bool, emit: Emit
         tree=root,
         model=config.model or "",
         config=config.model_dump(mode="json"),
-        # Without its own place, so that it serves for another run.
-        config_toml=config.merged({"output_dir": None}).to_toml(),
+        config_toml=_reusable(config),
     )
     try:
         return _work(folder, emit)
@@ -117,6 +116,11 @@ def _start(tree: str | Path, config: FineTuningConfig, *, suit: bool, emit: Emit
         if not folder.corpus.exists():
             folder.discard(also_the_folder=not was_there)
         raise
+
+
+def _reusable(config: FineTuningConfig) -> str:
+    """As TOML without its own place, so that it serves for another run."""
+    return config.merged({"output_dir": None}).to_toml()
 
 
 def _offer_unfinished(root: Path, runs_folder: Path, config: FineTuningConfig) -> None:
@@ -150,15 +154,23 @@ def resume(
         "batch_size": batch_size,
         "gradient_accumulation_steps": gradient_accumulation_steps,
     }
-    config = _resized(folder, {name: size for name, size in sizes.items() if size is not None})
+    old = FineTuningConfig(**folder.state().config)
+    if folder.config_text() != _reusable(old):
+        emit(
+            Notice(
+                message=f"{folder.config_toml} was edited, and a run goes on with the settings it "
+                "began with, so that is not heeded: for other settings start a new run with "
+                "--config."
+            )
+        )
+    config = _resized(old, {name: size for name, size in sizes.items() if size is not None})
     return _work(folder, emit, config)
 
 
-def _resized(folder: RunFolder, sizes: dict[str, int]) -> FineTuningConfig | None:
+def _resized(old: FineTuningConfig, sizes: dict[str, int]) -> FineTuningConfig | None:
     """The run's configuration with other ``sizes``; None without any."""
     if not sizes:
         return None
-    old = FineTuningConfig(**folder.state().config)
     new = old.merged(sizes)
     before = old.batch_size * old.gradient_accumulation_steps
     after = new.batch_size * new.gradient_accumulation_steps
@@ -226,9 +238,10 @@ def runs(folder: Path) -> list[RunInfo]:
 
 
 def _work(folder: RunFolder, emit: Emit, config: FineTuningConfig | None = None) -> RunResult:
-    changed = None if config is None else config.model_dump(mode="json")
     with folder.locked(), interrupted_by_signals():
-        folder.update(status="running", config=changed)
+        if config is not None:
+            folder.configure(config.model_dump(mode="json"), _reusable(config))
+        folder.update(status="running")
         try:
             return _tune(folder, emit)
         except KeyboardInterrupt:

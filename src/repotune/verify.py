@@ -45,7 +45,7 @@ def _findings(folder: RunFolder, emit: Emit) -> Iterator[RunFinding]:
         yield from _of_checkpoints(folder)
         return
     yield RunFinding(what="run.json", ok=True, detail=f"whole; the run is {state.status}")
-    yield from _of_files(folder, state)
+    yield from _of_files(folder)
     yield from _of_checkpoints(folder)
     if folder.adapter.exists():
         yield from _of_the_adapter(folder, state, emit)
@@ -54,9 +54,9 @@ def _findings(folder: RunFolder, emit: Emit) -> Iterator[RunFinding]:
         yield RunFinding(what="adapter", ok=state.status != "finished", detail=detail)
 
 
-def _of_files(folder: RunFolder, state: RunState) -> Iterator[RunFinding]:
+def _of_files(folder: RunFolder) -> Iterator[RunFinding]:
     """Every file that was complete once, by its digest."""
-    digests: dict[str, str] = state.facts.get("digests", {})
+    digests = folder.digests()
     for made in MADE:
         names = [name for name in digests if name.startswith(f"{made}/")]
         wrong = list(_wrong_files(folder, {name: digests[name] for name in names}))

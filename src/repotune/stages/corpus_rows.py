@@ -15,7 +15,9 @@ def prepare_rows(folder: RunFolder, job: Job, emit: Emit) -> RowStore:
     Raises CorpusError, and RunError or DiskFull where they cannot be written or are damaged.
     """
     config = job.config
-    if not folder.corpus.exists():
+    if folder.corpus.exists():
+        folder.check_digests(folder.corpus)
+    else:
         build_corpus(
             job.tree,
             folder.corpus,
@@ -25,7 +27,10 @@ def prepare_rows(folder: RunFolder, job: Job, emit: Emit) -> RowStore:
             exclude=(folder.path,),
             emit=emit,
         )
-    if not folder.tokens.exists():
+        folder.record_digests(folder.corpus)
+    if folder.tokens.exists():
+        folder.check_digests(folder.tokens)
+    else:
         build_rows(
             read_documents(folder.corpus, "train"),
             job.tokenizer,
@@ -35,6 +40,5 @@ def prepare_rows(folder: RunFolder, job: Job, emit: Emit) -> RowStore:
             seed=config.seed,
             emit=emit,
         )
-    rows = RowStore(folder.tokens)
-    folder.record_digests(folder.corpus, folder.tokens)
-    return rows
+        folder.record_digests(folder.tokens)
+    return RowStore(folder.tokens)

@@ -25,7 +25,7 @@ MAX_LINE_TOKENS: Final = 64
 def export(folder: RunFolder, job: Job, decoder: Decoder) -> None:
     """Write the decoder's adapter into the run. Raises DiskFull or RunError."""
     export_adapter(folder.adapter, decoder.lora_state(), lora=job.lora, base=job.base)
-    folder.record_digests(folder.adapter, again=True)
+    folder.record_digests(folder.adapter)
 
 
 def open_tuned(folder: RunFolder, emit: Emit) -> tuple[Job, Decoder]:
