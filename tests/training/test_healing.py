@@ -96,8 +96,9 @@ def test_without_a_rung_left_it_stops_with_the_way_out(tmp_path):
 def test_what_was_saved_before_memory_ran_out_is_there(tmp_path):
     model = Small(tokens=TOKENS - 1, after=3)
     with pytest.raises(DoesNotFit, match=r"ran out at step 4 .*go on with --resume"):
-        run(model, tmp_path, save_steps=1, batch_size=4, gradient_accumulation_steps=1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003"]
+        run(model, tmp_path, batch_size=4, gradient_accumulation_steps=1)
+    # No save was due yet: the last good step is saved all the same.
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000003"]
 
 
 def test_rows_are_cut_only_with_consent_and_not_too_short(tmp_path, monkeypatch):
@@ -165,7 +166,7 @@ def test_after_the_weights_have_changed_nothing_is_repeated(tmp_path):
 )
 def test_a_lost_gpu_is_a_sentence_with_the_way_on(error, tmp_path):
     model = Small(tokens=0, after=2, error=error)
-    with pytest.raises(TrainingError, match=r"GPU was lost at step 3 \(.*from step-000002 with"):
+    with pytest.raises(TrainingError, match=r"The GPU was lost \(.*go on from step-000002 with"):
         run(model, tmp_path, save_steps=1)
 
 

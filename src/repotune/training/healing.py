@@ -12,7 +12,8 @@ Ranks are never changed: another rank is another adapter, so that is the user's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
@@ -79,21 +80,18 @@ class Memory:
 
     def run(
         self, attempt: Callable[[Passes], Result], *, step: int, tokens_per_row: int,
-        updates: Callable[[], int], saved: str | None,
+        updates: Callable[[], int],
     ) -> Result:  # fmt: skip
         """``attempt(passes)``, again with the next rung while it runs out of memory.
 
         ``updates`` counts the changes of the weights: after one nothing may be repeated. ``step``
-        and ``saved``, the newest checkpoint, are for messages. Raises DoesNotFit when there is no
-        rung left, TrainingError when the GPU is lost.
+        is for messages. Raises DoesNotFit when there is no rung left.
         """
         before, self._tokens_per_row = updates(), tokens_per_row
         while True:
             try:
                 return attempt(self.passes)
             except RuntimeError as error:
-                if is_lost(error):
-                    raise TrainingError(_lost(error, step, saved)) from error
                 if not is_out_of_memory(error) or updates() != before:
                     raise
             # Outside of the handler: the traceback holds the tensors of the broken pass.
@@ -154,15 +152,22 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 def is_lost(error: RuntimeError) -> bool:
     """Whether the GPU can no longer be used by this process."""
-    if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):
+    if is_out_of_memory(error):
         return False
     return isinstance(error, torch.AcceleratorError) or any(word in str(error) for word in LOST)
 
 
-def _lost(error: RuntimeError, step: int, saved: str | None) -> str:
-    said = str(error).strip().split("\n")[0]
-    begin = f"from {saved}" if saved else "from its beginning"
-    return (
-        f"The GPU was lost at step {step} ({said}): look whether `nvidia-smi` still shows it, and "
-        f"after a restart of the driver or the computer go on {begin} with --resume."
-    )
+@contextmanager
+def explaining_a_lost_gpu(saved: Callable[[], str | None]) -> Iterator[None]:
+    """Turn what CUDA says of a GPU that is lost into TrainingError; ``saved`` is where to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        said = str(error).strip().split("\n")[0]
+        raise TrainingError(
+            f"The GPU was lost ({said}): look whether `nvidia-smi` still shows it, and after a "
+            "restart of the driver or of the computer go on from "
+            f"{saved() or 'the beginning'} with --resume."
+        ) from error

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,11 @@ from typing import Any, Final
 
 import torch
 
-from repotune.errors import TrainingError
+from repotune.errors import DoesNotFit, RepotuneError, TrainingError
 from repotune.events import Emit, Notice, StageDone, StageStarted, StepDone
 from repotune.records import Policy, TrainResult
 from repotune.training.checkpoint import Checkpoint
-from repotune.training.healing import Memory, Passes, Replan
+from repotune.training.healing import Memory, Passes, Replan, explaining_a_lost_gpu
 from repotune.training.heldout import Heldout, is_due, is_over, measured
 from repotune.training.optimizer import AdamW
 from repotune.training.order import Rows, SampleOrder, cut
@@ -103,7 +104,13 @@ def train(
                 peak=learning_rate, kind=lr_scheduler_type,
             ),
         )  # fmt: skip
-        reached = run.from_here(reached)
+        with explaining_a_lost_gpu(lambda: saver.newest):
+            try:
+                reached = run.from_here(reached)
+                saver.finish()
+            except BaseException:
+                saver.abandon()
+                raise
     stopped_early = reached.step < steps and is_over(reached, heldout)
     _tell_end(reached, stopped_early, emit)
     if not stop.asked:
@@ -151,7 +158,13 @@ class _Run:
             elif reached.step >= self.steps or is_over(reached, self.heldout):
                 break
             else:
-                reached = self._next(reached)
+                try:
+                    reached = self._next(reached)
+                except (TrainingError, DoesNotFit):
+                    with suppress(RepotuneError):  # the step's own error says more
+                        self._save(reached)  # the weights are those of the last good step
+                        self.saver.finish()
+                    raise
                 self._save_if_due(reached)
         return reached
 
@@ -173,24 +186,26 @@ class _Run:
         try:
             figures = self.memory.run(
                 attempt, step=step, tokens_per_row=len(samples[0].row.input_ids),
-                updates=lambda: self.optimizer.updates, saved=self.saver.newest,
+                updates=lambda: self.optimizer.updates,
             )  # fmt: skip
         except _Dropped:
             return reached
         reached = _advance(reached, figures, self.global_batch)
         self.emit(self.pace.step_done(step, rate, figures))
         self.watch.done(step, figures.loss)
+        self.saver.tell()
         self.stop.end_step()
         return reached
 
     def _save_if_due(self, reached: Checkpoint) -> None:
         at_end = reached.step == self.steps or self.stop.asked
         at_measurement = is_due(reached, self.heldout, self.steps)
-        if not (at_end or at_measurement or reached.step % self.save_steps == 0):
-            return
+        if at_end or at_measurement or reached.step % self.save_steps == 0:
+            self._save(reached)
+
+    def _save(self, reached: Checkpoint) -> None:
         if reached.step and not self.saver.has(reached.step):
-            learned = self.rate_at(reached.step - 1) > 0
-            self.emit(self.saver.save(reached, learned=learned))
+            self.saver.begin(reached, learned=self.rate_at(reached.step - 1) > 0)
 
 
 def _check_rows(rows: int, global_batch: int, emit: Emit) -> None:

@@ -80,7 +80,8 @@ def _piece(sample: Sample, part: int, pieces: int) -> Sample:
         labels=row.labels[begin:end],
         starts=np.concatenate([np.zeros(1, row.starts.dtype), inside]),
     )
-    return replace(sample, row=piece)
+    seed = sample.dropout_seed
+    return replace(sample, row=piece, dropout_seed=None if seed is None else (seed + part) % 2**63)
 
 
 def _seed_at(seed: int, position: int) -> int:
