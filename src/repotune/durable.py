@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -20,10 +21,19 @@ PAUSE_SECONDS: Final = 5.0
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write ``data`` and wait until the disk has it."""
+    write_parts_durably(path, [data])
+
+
+def write_parts_durably(path: Path, parts: Iterable[bytes]) -> str:
+    """Write ``parts`` one after the other and wait until the disk has them; SHA-256 of them all."""
+    digest = hashlib.sha256()
     with path.open("wb") as file:
-        file.write(data)
+        for part in parts:
+            digest.update(part)
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def sync_file(path: Path) -> None:

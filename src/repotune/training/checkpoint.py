@@ -19,17 +19,19 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from repotune.durable import sync_folder, write_durably, writing
+from repotune.durable import sync_folder, write_durably, write_parts_durably, writing
 from repotune.errors import CheckpointError, DiskFull
 from repotune.events import Emit, Notice
 
@@ -43,6 +45,8 @@ FORMAT = 3
 WHOLE = "; what was saved before is whole"
 THEN = "the run goes on by itself, or later with --resume"
 _NAME = re.compile(r"step-(\d{6,})")
+_PART_BYTES = 2**22
+"""Written at once: few calls of the disk, and a moment's work beside the training."""
 _OVERHEAD_BYTES = 2**20
 """More than the headers, ``state.json`` and ``digests.json`` take."""
 
@@ -125,10 +129,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         try:
             partial.mkdir()
             digests = {}
-            for name, content in _CONTENTS.items():
-                data = content(checkpoint)
-                digests[name] = hashlib.sha256(data).hexdigest()
-                write_durably(partial / name, data)
+            for name, parts in _CONTENTS.items():
+                digests[name] = write_parts_durably(partial / name, parts(checkpoint))
             write_durably(partial / DIGESTS, _seal(digests))
             sync_folder(partial)
             if final.exists():  # a damaged one, or `latest` would have gone on from it
@@ -209,15 +211,15 @@ def prune(folder: Path, keep: Collection[int]) -> None:
     _remove_leftovers(folder)
 
 
-def _lora_bytes(checkpoint: Checkpoint) -> bytes:
-    return _safetensors_bytes(checkpoint.lora)
+def _lora_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
+    return _safetensors_parts(checkpoint.lora)
 
 
-def _optimizer_bytes(checkpoint: Checkpoint) -> bytes:
-    return _safetensors_bytes(_moments(checkpoint.exp_avg, checkpoint.exp_avg_sq))
+def _optimizer_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
+    return _safetensors_parts(_moments(checkpoint.exp_avg, checkpoint.exp_avg_sq))
 
 
-def _state_bytes(checkpoint: Checkpoint) -> bytes:
+def _state_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
     state = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -230,20 +232,40 @@ def _state_bytes(checkpoint: Checkpoint) -> bytes:
         "best": asdict(checkpoint.best),
         "about": dict(checkpoint.about),
     }
-    return json.dumps(state, indent=2, allow_nan=False).encode()
+    yield json.dumps(state, indent=2, allow_nan=False).encode()
 
 
-_CONTENTS: Mapping[str, Callable[[Checkpoint], bytes]] = {
-    LORA: _lora_bytes,
-    OPTIMIZER: _optimizer_bytes,
-    STATE: _state_bytes,
+_CONTENTS: Mapping[str, Callable[[Checkpoint], Iterator[bytes]]] = {
+    LORA: _lora_parts,
+    OPTIMIZER: _optimizer_parts,
+    STATE: _state_parts,
 }
-"""File -> what it holds; made one after the other, so that only one lies in memory."""
+"""File -> what it holds, part by part, so that little of it lies in memory twice."""
 
 
-def _safetensors_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    # Bytes rather than save_file: its errors carry no errno, and it cannot be synced or digested.
-    return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()})
+def _safetensors_parts(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
+    """The safetensors file of fp32 tensors: length and text of its header, then their bytes.
+
+    The library makes it at once, and meanwhile no other thread runs: the training would stand still
+    for a second. Its own errors, and those of its files, carry no errno either.
+    """
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        assert tensor.dtype == torch.float32
+        begin, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end],
+        }  # fmt: skip
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    some, size = [struct.pack("<Q", len(text)) + text], 0
+    for tensor in tensors.values():
+        some.append(tensor.detach().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
+        size += tensor.nbytes
+        if size >= _PART_BYTES:
+            yield b"".join(some)
+            some, size = [], 0
+    yield b"".join(some)
 
 
 def _moments(exp_avg: Mapping[str, Tensor], exp_avg_sq: Mapping[str, Tensor]) -> dict[str, Tensor]:
