@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repotune.config import FineTuningConfig
 from repotune.errors import CorpusError, Interrupted, RepotuneError, RunError, UsageError
@@ -41,6 +41,7 @@ from repotune.records import (
     Policy,
     RowsSummary,
     RunResult,
+    TrainResult,
 )
 from repotune.runs import (
     RunFolder,
@@ -272,8 +273,7 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
         stages.rehearse(folder, job, decoder, rows, policy, emit)
     trained = stages.train_on(folder, job, decoder, rows, policy, meter)
     took = _record(folder, planned, meter, emit)
-    if trained.tokens_per_second:  # else it was trained before, and that stands there
-        folder.update(facts={"training": asdict(trained)})
+    folder.update(facts={"training": _training_facts(folder, trained)})
     evaluation = None
     if not trained.interrupted:
         stages.export(folder, job, decoder)
@@ -295,6 +295,15 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
         heldout_loss=trained.heldout_loss,
         stopped_early=trained.stopped_early,
     )
+
+
+def _training_facts(folder: RunFolder, trained: TrainResult) -> dict[str, Any]:
+    """What the run records of its training; the speed of an earlier process, if this had no steps
+    left to do."""
+    facts, before = asdict(trained), folder.state().facts.get("training")
+    if before is not None and not trained.tokens_per_second:
+        facts.update({name: before[name] for name in ("seconds", "tokens_per_second")})
+    return facts
 
 
 def _plan(

@@ -60,6 +60,17 @@ LASTING = [
 ]
 
 
+class Closed(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_closed_terminal_does_not_end_the_work() -> None:
+    with show_progress(Closed()) as emit:
+        for event in EVENTS:
+            emit(event)
+
+
 def test_a_log_gets_one_line_for_what_matters() -> None:
     stream = io.StringIO()
     with show_progress(stream) as emit:

@@ -1,12 +1,15 @@
 """Call number N on the disk fails, for every N: what was saved loads, and the run ends the same."""
 
 import errno
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from repotune.training import damages
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
 FAULTS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
 SAVED = 10

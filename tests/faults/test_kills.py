@@ -1,6 +1,7 @@
 """SIGKILL again and again: nothing that was saved is lost, and each run ends as if undisturbed."""
 
 import random
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from repotune.training import damages
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
 CALLS_OF_THREE_SAVES = 40
 SECONDS_OF_A_RUN = 1.5
@@ -34,6 +37,8 @@ def kill(runs, chance, folder, tally):
         answer = runs.do(folder, kill_call=chance.randint(1, CALLS_OF_THREE_SAVES))
     else:
         answer = runs.do(folder, kill_after=chance.random() * SECONDS_OF_A_RUN)
+    if "is finished, and there is nothing to go on with" in answer["error"]:
+        return False  # the kill before fell after its last word was written
     assert not answer["error"]
     if answer["signal"] != 9:
         return False

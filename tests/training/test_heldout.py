@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from repotune.events import HeldoutMeasured, Notice, StepDone
-from repotune.training import Best, Heldout, latest, load, train
+from repotune.training import Heldout, latest, load, train
+from repotune.training.checkpoint import Best
 from repotune.training.heldout import judged
 
 from .tiny import TinyModel, TinyRows, settings

@@ -9,7 +9,8 @@ import torch
 
 from repotune.errors import DiskFull
 from repotune.events import CheckpointSaved, Notice
-from repotune.training import Heldout, checkpoint_path, damages, latest, train
+from repotune.training import Heldout, damages, latest, train
+from repotune.training.checkpoint import checkpoint_path
 
 from .tiny import TinyModel, TinyRows, settings
 

@@ -7,8 +7,7 @@ what to do when memory runs out, ``watch`` says what else is odd; ``metrics`` wr
 says.
 """
 
-from repotune.training.checkpoint import Best, Checkpoint, checkpoint_path, damages, latest, load
-from repotune.training.healing import Replan
+from repotune.training.checkpoint import Checkpoint, damages, latest, load
 from repotune.training.heldout import Heldout
 from repotune.training.loop import total_steps, train
 from repotune.training.metrics import log_metrics
@@ -16,13 +15,10 @@ from repotune.training.order import Rows
 from repotune.training.step import Trainable
 
 __all__ = [
-    "Best",
     "Checkpoint",
     "Heldout",
-    "Replan",
     "Rows",
     "Trainable",
-    "checkpoint_path",
     "damages",
     "latest",
     "load",
