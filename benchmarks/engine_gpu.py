@@ -1,11 +1,13 @@
-"""Training steps of the GPU engine on CodeLlama-7B's shape with random weights; JSON lines.
+"""Training steps of the GPU engine on the shapes of known models with random weights; JSON lines.
 
     python benchmarks/engine_gpu.py 4x2048:all 4x2048:all*16+outputs*16 4x2048:outputs/host:docs=700
+    python benchmarks/engine_gpu.py @benchmarks/accuracy_settings.txt
 
-A setting is BATCHxLENGTH:POLICY[:docs=MEAN][:cap=GIB][:bf16]; a policy is what each layer saves,
-``/host`` where it waits in host memory. One step is forward, backward and AdamW on fresh random
-ids, timed by CUDA events; the median of the steps after the warm-up counts. ``reserved`` is the
-allocator's peak, ``device`` what the card shows.
+A setting is BATCHxLENGTH:POLICY with, after colons, any of docs=MEAN, cap=GIB, bf16, r=RANK, adam
+(its moments in host memory) and model=ID (CodeLlama-7B where there is none); a policy is what each
+layer saves, ``/host`` where it waits in host memory. One step is forward, backward and AdamW on
+fresh random ids, timed by CUDA events; the median of the steps after the warm-up counts.
+``reserved`` is the allocator's peak, ``device`` what the card shows.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import math
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,18 +31,42 @@ from repotune.records import (
     LoraSpec,
     Policy,
     Row,
-    Shape,
 )
+from repotune.tables import known_model
 from repotune.training.optimizer import AdamW
 
 GIB = 2**30
-CODELLAMA_7B = Shape(
-    model_type="llama", vocab_size=32016, hidden_size=4096, intermediate_size=11008,
-    num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32, head_dim=128,
-    rms_norm_eps=1e-5, rope_theta=1e6, rope_scaling=None, max_position_embeddings=16384,
-    tie_word_embeddings=False, qkv_bias=False, o_bias=False, mlp_bias=False,
-)  # fmt: skip
-LORA = LoraSpec(r=16, alpha=32.0, dropout=0.0, target_modules=LINEAR_MODULES)
+CODELLAMA_7B = "codellama/CodeLlama-7b-hf"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured, of which ``decoder`` names what has to be loaded anew."""
+
+    batch: int
+    length: int
+    policy: str
+    docs: int = 0
+    cap: float = math.inf
+    bf16: bool = False
+    r: int = 16
+    adam: bool = False
+    model: str = CODELLAMA_7B
+
+    @property
+    def decoder(self):
+        return self.model, self.r, self.bf16
+
+
+def read_setting(text):
+    size, policy, *options = text.split(":")
+    batch, length = map(int, size.split("x"))
+    known = dict(one.partition("=")[::2] for one in options)
+    return Setting(
+        batch=batch, length=length, policy=policy, docs=int(known.get("docs", 0)),
+        cap=float(known.get("cap", math.inf)), bf16="bf16" in known, r=int(known.get("r", 16)),
+        adam="adam" in known, model=known.get("model", CODELLAMA_7B),
+    )  # fmt: skip
 
 
 class RandomWeights:
@@ -61,43 +88,44 @@ class RandomWeights:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("settings", nargs="+")
     parser.add_argument("--warm", type=int, default=4)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--profile", action="store_true", help="also the time by kernel")
     args = parser.parse_args()
     torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
-    started = time.perf_counter()
-    decoder = make_decoder(use_4bit="bf16" not in args.settings[0])
-    print(f"loaded in {time.perf_counter() - started:.1f} s", file=sys.stderr)
-    for setting in args.settings:
-        size, policy, *options = setting.split(":")
-        batch, length = map(int, size.split("x"))
-        known = dict(one.partition("=")[::2] for one in options)
-        cap = float(known.get("cap", math.inf))
+    loaded, decoder = None, None
+    for text in args.settings:
+        setting = read_setting(text)
+        if setting.decoder != loaded:
+            started, decoder = time.perf_counter(), None
+            torch.cuda.empty_cache()
+            decoder, loaded = make_decoder(*setting.decoder), setting.decoder
+            print(f"loaded in {time.perf_counter() - started:.1f} s", file=sys.stderr)
         decoder.release()
         torch.cuda.empty_cache()
-        if cap < math.inf:
+        if setting.cap < math.inf:
             total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(cap * GIB / total)
+            torch.cuda.set_per_process_memory_fraction(setting.cap * GIB / total)
         try:
-            result = measure(decoder, batch, length, parse(policy), int(known.get("docs", 0)), args)
+            result = measure(decoder, setting, args)
         except torch.OutOfMemoryError as error:
             result = {"out_of_memory": str(error)[:200]}
         torch.cuda.set_per_process_memory_fraction(1.0)
-        print(json.dumps({"system": "repotune", "setting": setting, **result}), flush=True)
+        print(json.dumps({"system": "repotune", "setting": text, **result}), flush=True)
         if args.profile:
-            show_profile(decoder, batch, length, parse(policy), int(known.get("docs", 0)))
+            show_profile(decoder, setting)
 
 
-def make_decoder(*, use_4bit):
+def make_decoder(model, r, bf16):
     device = torch.device("cuda")
     ops, note = fastest_ops(device, torch.bfloat16)
     assert note is None, note
     decoder = Decoder(
-        RandomWeights(CODELLAMA_7B), lora=LORA, dtype=torch.bfloat16, device=device, ops=ops,
-        use_4bit=use_4bit,
+        RandomWeights(known_model(model).shape),
+        lora=LoraSpec(r=r, alpha=2.0 * r, dropout=0.0, target_modules=LINEAR_MODULES),
+        dtype=torch.bfloat16, device=device, ops=ops, use_4bit=not bf16,
     )  # fmt: skip
     # With B = 0 half of the gradients would be zero, and zero gradients look fast.
     decoder.lora_flat().add_(torch.randn_like(decoder.lora_flat()) * 1e-3)
@@ -106,20 +134,21 @@ def make_decoder(*, use_4bit):
     return decoder
 
 
-def parse(text):
+def policy_of(setting, layer_count):
     """``all*16+outputs/host*16``: from the first layer to the last; no number: all layers."""
     layers = []
-    for part in text.split("+"):
+    for part in setting.policy.split("+"):
         what, _, count = part.partition("*")
         saving, _, place = what.partition("/")
         one = LayerPolicy(saving=saving, offloaded=place == "host")
-        layers += [one] * int(count or CODELLAMA_7B.num_hidden_layers)
-    return Policy(layers=tuple(layers), reason="")
+        layers += [one] * int(count or layer_count)
+    return Policy(layers=tuple(layers), reason="", optimizer_offloaded=setting.adam)
 
 
-def random_row(rng, batch, length, mean_document):
-    """Random ids; with ``mean_document``, documents of such a mean length packed into each row."""
-    ids = rng.integers(0, CODELLAMA_7B.vocab_size, batch * length)
+def random_row(rng, setting, vocab_size):
+    """Random ids; with ``docs``, documents of such a mean length packed into each row."""
+    batch, length, mean_document = setting.batch, setting.length, setting.docs
+    ids = rng.integers(0, vocab_size, batch * length)
     labels = np.append(ids[1:], IGNORE)
     starts = []
     for row in range(batch):
@@ -132,11 +161,13 @@ def random_row(rng, batch, length, mean_document):
     return Row(input_ids=ids, labels=labels, starts=np.array(starts))
 
 
-def measure(decoder, batch, length, policy, mean_document, args):
-    rng = np.random.default_rng(0)
-    optimizer = AdamW(decoder.lora_flat(), decoder.lora_state(), weight_decay=0.0)
+def measure(decoder, setting, args):
+    rng, policy = np.random.default_rng(0), policy_of(setting, len(decoder.layers))
+    optimizer = AdamW(
+        decoder.lora_flat(), decoder.lora_state(), weight_decay=0.0, on_host=setting.adam
+    )
     torch.cuda.reset_peak_memory_stats()
-    tokens, losses, norms, events = batch * length, [], [], []
+    tokens, losses, norms, events = setting.batch * setting.length, [], [], []
     first = time.perf_counter()
     for step in range(args.warm + args.steps + 1):
         event = torch.cuda.Event(enable_timing=True)
@@ -145,7 +176,7 @@ def measure(decoder, batch, length, policy, mean_document, args):
         if step == args.warm:
             torch.cuda.synchronize()
             warm_seconds = time.perf_counter() - first
-        row = random_row(rng, batch, length, mean_document)
+        row = random_row(rng, setting, decoder.shape.vocab_size)
         optimizer.zero_grad()
         loss = decoder.loss_and_grad(row, scale=1 / tokens, policy=policy, dropout_seed=None)
         norm = optimizer.clip(1.0)
@@ -169,10 +200,11 @@ def measure(decoder, batch, length, policy, mean_document, args):
     }
 
 
-def show_profile(decoder, batch, length, policy, mean_document):
+def show_profile(decoder, setting):
     from torch.profiler import ProfilerActivity, profile
 
-    row = random_row(np.random.default_rng(0), batch, length, mean_document)
+    row = random_row(np.random.default_rng(0), setting, decoder.shape.vocab_size)
+    policy = policy_of(setting, len(decoder.layers))
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         decoder.loss_and_grad(row, scale=1 / len(row.input_ids), policy=policy, dropout_seed=None)
         torch.cuda.synchronize()

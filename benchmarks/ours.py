@@ -58,7 +58,7 @@ def as_row(ids: np.ndarray) -> Row:
 
 
 def train_step(decoder, optimizer, rows, policy):
-    decoder.zero_grad()
+    decoder.lora_flat().grad.zero_()
     targets = sum(int((row.labels != IGNORE).sum()) for row in rows)
     total = sum(
         float(decoder.loss_and_grad(row, scale=1 / targets, policy=policy, dropout_seed=None))

@@ -27,6 +27,7 @@ FLOOR = {
     "stages": 6,
     "pipeline": 7, "preflight": 7, "verify": 7,
     "cli": 8, "web": 8, "__init__": 8,
+    "__main__": 9,
 }  # fmt: skip
 
 TORCH_ANYWHERE = {"kernels", "model", "training", "evaluation", "export", "serving", "stages"}

@@ -47,7 +47,8 @@ def test_the_linears_are_those_of_the_records() -> None:
         ("model", "", "text in quotes, not empty"),
         ("model", 7, "text in quotes"),
         ("output_dir", 7, "a path in quotes"),
-        ("precision", "fp16", "one of auto, bf16, fp32"),
+        ("output_dir", "", "a path in quotes, not empty"),
+        ("precision", "fp8", "one of auto, bf16, fp16, fp32"),
         ("lr_scheduler_type", "sine", "one of cosine, linear, constant"),
         ("target_modules", [], "a list with at least one of q_proj"),
         ("target_modules", "q_proj", "a list with at least one of q_proj"),
@@ -80,9 +81,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(key: str, nearest: str)
         FineTuningConfig(**{key: 1})
 
 
-def test_a_key_that_is_near_to_nothing_is_refused_with_all_names() -> None:
+@pytest.mark.parametrize("key", ["xyz", "training", "optimizer", "lr"])
+def test_a_key_that_is_near_to_nothing_is_refused_with_all_names(key: str) -> None:
     with pytest.raises(ConfigError, match=r"the keys are model, .*, offline"):
-        FineTuningConfig(xyz=1)
+        FineTuningConfig(**{key: 1})
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
@@ -147,6 +149,18 @@ def test_overrides_go_before_the_file_and_are_checked_with_it(tmp_path: Path) ->
     assert (config.heldout_share, config.batch_size, config.lora_r) == (0, 2, 4)
 
 
+def test_the_home_folder_may_be_written_as_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    file = tmp_path / "c.toml"
+    file.write_text('output_dir = "~/runs/one"\n', encoding="utf-8")
+    assert FineTuningConfig.from_toml(file).output_dir == tmp_path / "runs" / "one"
+    assert FineTuningConfig(output_dir=Path("~")).output_dir == tmp_path
+    assert FineTuningConfig(output_dir=Path("a~b")).output_dir == Path("a~b")
+
+
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     file = tmp_path / "notepad.toml"
     file.write_bytes(b"\xef\xbb\xbfbatch_size = 2\r\n")
@@ -159,7 +173,7 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
         (b"batch_size = 2\nlora_r = = 3\n", "line 2"),
         (b"batch_size = 2\nbatch_size = 3\n", "not valid TOML"),
         ("model = '모델'".encode("cp949"), "not UTF-8 text"),
-        (b"[training]\nbatch_size = 2\n", "training is not a key"),
+        (b"[training]\nbatch_size = 2\n", r"training is a table, .* without \[training\]"),
         (b"batch_size = [2]\n", "a whole number"),
     ],
 )

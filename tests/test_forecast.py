@@ -89,6 +89,12 @@ def test_a_short_run_does_not_wait_for_a_measurement(own_data):
     assert read_rates(identify(find_device()).machine_id) is None
 
 
+def test_nobody_knows_how_fast_a_processor_is_in_fp16():
+    machine = replace(probe(), gpu=None)
+    assert target_here(machine, "fp16", lambda event: None) is None
+    assert target_here(machine, "fp32", lambda event: None) is not None
+
+
 def planned(config, **changes):
     machine = probe()
     precision = precision_here(config.precision, machine)

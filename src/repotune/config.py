@@ -17,6 +17,7 @@ import tomli_w
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -42,6 +43,24 @@ Kind: TypeAlias = Literal["boolean", "integer", "number", "text", "path", "choic
 def _in_layer_order(modules: tuple[LinearModule, ...]) -> tuple[LinearModule, ...]:
     """Each module once, in the order of a layer, so that equal choices are equal configurations."""
     return tuple(sorted(set(modules), key=LINEAR_MODULES.index))
+
+
+def _not_empty(path: object) -> object:
+    """An empty path would be the current folder, which nobody means by it."""
+    if path == "":
+        raise ValueError("empty")
+    return path
+
+
+def _expanded(path: Path) -> Path:
+    """With ``~`` as the home folder, which no shell has expanded in a file."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # ~name of nobody
+        raise ValueError(str(error)) from None
+
+
+Folder: TypeAlias = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_expanded)]
 
 
 class FineTuningConfig(BaseModel):
@@ -109,10 +128,10 @@ class FineTuningConfig(BaseModel):
     max_steps: int | None = Field(
         default=None, ge=1, description="Optimizer steps. Without it: num_train_epochs decides."
     )
-    precision: Literal["auto", "bf16", "fp32"] = Field(
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto",
-        description="Number format of the forward and backward pass; "
-        "auto takes bf16 where it is faster on this machine.",
+        description="Number format of the forward and backward pass; auto takes bf16 where it is "
+        "faster on this machine, fp16 (with loss scaling) on a GPU without bf16, else fp32.",
     )
     seed: int = Field(
         default=42,
@@ -137,7 +156,7 @@ class FineTuningConfig(BaseModel):
         default=True,
         description="Save memory: compute activations again in the backward pass.",
     )
-    output_dir: Path | None = Field(
+    output_dir: Folder | None = Field(
         default=None,
         strict=False,  # TOML has strings, not paths
         description="Folder of the run. Without it: repotune-runs/<tree>-<date>-<time>.",
@@ -302,7 +321,7 @@ def _allowed(kind: Kind, choices: tuple[str, ...], value: Mapping[str, Any]) -> 
         "integer": "a whole number",
         "number": "a number",
         "text": "text in quotes, not empty",
-        "path": "a path in quotes",
+        "path": "a path in quotes, not empty",
         "choice": f"one of {', '.join(choices)}",
         "list": f"a list with at least one of {', '.join(choices)}",
     }
@@ -327,6 +346,11 @@ def _sentence(error: ValidationError) -> str:
         if key in facts:
             allowed = facts[key].allowed
             clauses[key] = f"{key} = {_shown(detail['input'])} is not allowed: give {allowed}"
+        elif isinstance(detail["input"], Mapping):
+            clauses[key] = (
+                f"{key} is a table, and the configuration has none: write the keys at the top of "
+                f"the file, without [{key}]"
+            )
         else:
             clauses[key] = f"{key} is not a key of the configuration; {_nearest(key, list(facts))}"
     return "; ".join(clauses.values()) + "."
@@ -338,7 +362,7 @@ def _shown(value: object) -> str:
 
 
 def _nearest(key: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(key.lower().replace("-", "_"), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key.lower().replace("-", "_"), names, n=1, cutoff=0.52)
     return f"the nearest is {near[0]}" if near else f"the keys are {', '.join(names)}"
 
 

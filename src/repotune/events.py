@@ -51,9 +51,12 @@ class StepDone:
     steps: int
     loss: float
     """Mean loss per target over the global batch, nats."""
-    grad_norm: float
-    """L2 norm of all LoRA gradients, before clipping."""
+    grad_norm: float | None
+    """L2 norm of all LoRA gradients, before clipping; None if it overflowed fp16, so that no
+    weight was updated."""
     learning_rate: float
+    loss_scale: float | None = None
+    """What the gradients of this step were scaled by; None where they are not."""
     tokens: int
     """Positions of this step that are not padding."""
     tokens_per_second: float

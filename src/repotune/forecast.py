@@ -15,7 +15,7 @@ from repotune.config import FineTuningConfig
 from repotune.errors import UsageError
 from repotune.events import Emit, Event, Notice, StepDone
 from repotune.planning import Target, Workload, machine_target, plan, suited_config
-from repotune.records import Machine, Outcome, Plan, Range, RowsSummary, Shape
+from repotune.records import Machine, Outcome, Plan, Precision, Range, RowsSummary, Shape
 from repotune.tables import find_gpu, known_model
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def suited_here(config: FineTuningConfig, *, default_model: str, emit: Emit) -> 
 
 def suited(
     config: FineTuningConfig, model: str, shape: Shape, target: Target,
-    precision: Literal["bf16", "fp32"], emit: Emit,
+    precision: Precision, emit: Emit,
 ) -> FineTuningConfig:  # fmt: skip
     """``config`` with the size settings that suit ``target``, which a notice names."""
     chosen = suited_config(model, shape, target, config.merged({"precision": precision}))
@@ -80,10 +80,13 @@ def suited(
 def target_here(machine: Machine, precision: str, emit: Emit) -> Target | None:
     """This machine as PyTorch sees it, once it has a context on the GPU.
 
-    None for a GPU that is neither in the table nor measured.
+    None where nobody knows how fast it is: for a GPU that is neither in the table nor measured, and
+    for a processor in fp16, which it emulates, up to a hundred times slower than fp32.
     """
     from repotune.machine import gpu_bytes, read_calibration
 
+    if machine.gpu is None and precision == "fp16":
+        return None
     device: Literal["cuda", "cpu"] = "cuda" if machine.gpu else "cpu"
     calibration = read_calibration(device, precision, emit=emit)
     row = None

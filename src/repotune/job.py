@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from repotune.config import FineTuningConfig
 from repotune.errors import DoesNotFit, ModelError, UsageError
 from repotune.events import Emit, Notice
-from repotune.records import LoraSpec, Machine, ModelRef, Policy, Shape
+from repotune.records import LoraSpec, Machine, ModelRef, Policy, Precision, Shape
 from repotune.runs import RunState
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CPU_MODEL = "starter"
 GPU_MODEL = "codellama/CodeLlama-7b-hf"
+SLOW_FP16 = "A processor emulates fp16, up to a hundred times slower than fp32"
 NOT_IN_FINGERPRINT = (
     "output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model", "rehearsal",
     "eval_steps", "early_stopping_patience", "allow_shorter_rows",
@@ -49,7 +50,7 @@ class Job:
     shape: Shape
     tokenizer: CodeTokenizer
     lora: LoraSpec
-    precision: Literal["bf16", "fp32"]
+    precision: Precision
 
     @property
     def use_4bit(self) -> bool:
@@ -86,7 +87,7 @@ class Job:
             shape=self.shape,
             lora=self.lora,
             tokens=tokens,
-            itemsize=2 if self.precision == "bf16" else 4,
+            itemsize=4 if self.precision == "fp32" else 2,
             device=self.device,
             use_4bit=self.use_4bit,
         )
@@ -108,6 +109,13 @@ def settle(state: RunState, emit: Emit) -> Job:
     precision = precision_here(state.facts.get("precision", config.precision), machine)
     if config.use_4bit and not machine.gpu:
         emit(Notice(message=f"use_4bit needs a GPU, and there is none: using {precision}."))
+    if precision == "fp16" and not machine.gpu:
+        emit(
+            Notice(
+                message=f"{SLOW_FP16}, and how long it will take is not known: "
+                f'precision = "auto" takes {precision_here("auto", machine)} here.'
+            )
+        )
     base = _find_base(state, config, GPU_MODEL if machine.gpu else CPU_MODEL, emit)
     shape, tokenizer = read_shape(base), load_tokenizer(Path(base.path))
     open_weights(base)  # names, shapes and sizes are checked before anything is done in vain
@@ -209,11 +217,12 @@ def _choose(job: Job, tokens: int, free_bytes: int) -> Policy:
 
 
 def _kept_bytes(job: Job, tokens: int, policy: Policy) -> int:
-    """Of saved tensors on the device between forward and backward."""
-    from repotune.planning import saved_layer_bytes
+    """Of saved tensors on the device between forward and backward, and of the optimizer there."""
+    from repotune.planning import moments_bytes, saved_layer_bytes
 
     setup = job.setup_of(tokens)
-    return sum(
+    moments = 0 if policy.optimizer_offloaded else moments_bytes(setup)
+    return moments + sum(
         saved_layer_bytes(
             job.shape, job.lora, layer.saving, tokens=tokens, itemsize=setup.itemsize,
             device=job.device,
@@ -242,7 +251,8 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
     if job.machine.gpu:
         prepare_gpu()
         cap_gpu()
-    dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    dtype = dtypes[job.precision]
     ops, note = fastest_ops(torch.device(job.device), dtype)
     if note is not None:
         emit(Notice(message=note))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from repotune.config import FineTuningConfig
 from repotune.errors import DownloadError, ModelError
 from repotune.events import Emit, StageDone, StageStarted, ignore
-from repotune.job import CPU_MODEL, GPU_MODEL
+from repotune.job import CPU_MODEL, GPU_MODEL, SLOW_FP16
 from repotune.records import LINEAR_MODULES, Diagnosis, LoraSpec, MachineRates, Plan
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def plan(
     on_gpu = target.device == "cuda" or across == "gpus"
     subject = survey.find_subject(name or (GPU_MODEL if on_gpu else CPU_MODEL))
     base = config or FineTuningConfig()
+    if base.precision == "fp16" and target.device == "cpu":
+        notes.append(f"{SLOW_FP16}, which the hours of this plan leave out.")
     if isinstance(code, Path):
         workload = survey.code_in(
             code, subject.name, keep_vendored=base.keep_vendored, seed=base.seed, emit=emit
@@ -122,14 +124,16 @@ def _main_job(*, on_gpu: bool, has_torch: bool) -> JobNeeds:
 
 
 def _one_layer(weights: RandomWeights, device: str) -> Decoder:
-    """The decoder of ``doctor``'s trial: in 4 bits, in the precision that a run would take."""
+    """The decoder of ``doctor``'s trial: in 4 bits; on a GPU in the precision that a run takes."""
     import torch
 
     from repotune.kernels import fastest_ops
     from repotune.model import Decoder
 
-    in_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = torch.bfloat16 if in_bf16 else torch.float32
+    dtype = torch.float32
+    if device == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = torch.bfloat16 if has_bf16 else torch.float16
     ops, _ = fastest_ops(torch.device(device), dtype)
     return Decoder(
         weights,

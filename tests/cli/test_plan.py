@@ -66,6 +66,17 @@ def test_a_configuration_is_planned_as_it_is(capsys, tmp_path):
     assert plan["nearest"]["changes"]["use_4bit"] is True
 
 
+def test_a_plan_in_fp16_on_a_processor_says_what_its_hours_leave_out(capsys, tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text('precision = "fp16"\n', encoding="utf-8")
+    arguments = ("--files", "10", "--model", "starter", "--config", str(file))
+    slow = "A processor emulates fp16"
+    on_t4, here = planned(capsys, *arguments, "--gpu", "T4"), planned(capsys, *arguments)
+    assert not any(slow in note for note in on_t4["notes"])
+    without_gpu = here["peak_vram_gib"]["expected"] == 0
+    assert any(slow in note for note in here["notes"]) == without_gpu
+
+
 def test_a_name_of_several_gpus_takes_the_smallest_and_says_so(capsys):
     plan = planned(capsys, "--files", "9", "--gpu", "A100")
     assert plan["device"] == "A100 PCIe 40GB"

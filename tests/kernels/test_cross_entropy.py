@@ -58,6 +58,33 @@ def test_a_row_without_labels_costs_nothing(case):
     assert not dx.any()
 
 
+@pytest.mark.parametrize("scale", [2.0**-14, 1.0, 2.0**12])
+def test_in_fp16_only_the_product_with_the_head_is_rounded(case, scale):
+    x, head, labels = (one.half() if one.is_floating_point() else one for one in case)
+    leaf = x.double().requires_grad_()
+    reference = functional.cross_entropy(leaf @ head.double().t(), labels, reduction="sum")
+    (expected,) = torch.autograd.grad(reference * scale, leaf)
+    dx = torch.full_like(x, float("nan"))
+    buffers = Buffers(torch.float16, torch.device("cpu"))
+    factor = torch.tensor(scale)
+    loss = PLAIN.cross_entropy(x, head, labels, scale=factor, dx=dx, buffers=buffers)
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(float(reference.detach()), rel=1e-3)
+    # 11 bits of logits, of their gradients and of dx; 2^-14 puts most gradients below 6e-5, where
+    # fp16 has fewer bits
+    assert float((dx - expected).norm() / expected.norm()) < (2e-3 if scale >= 1.0 else 2e-2)
+
+
+def test_a_scale_beyond_fp16_is_an_overflow_and_no_other_number(case):
+    x, head, labels = (one.half() if one.is_floating_point() else one for one in case)
+    dx, buffers = torch.empty_like(x), Buffers(torch.float16, torch.device("cpu"))
+    factor = torch.tensor(2.0**40)
+    loss = PLAIN.cross_entropy(x, head, labels, scale=factor, dx=dx, buffers=buffers)
+    assert loss.isfinite()
+    assert not dx[labels != IGNORE].isfinite().any()
+    assert not dx[labels == IGNORE].any()
+
+
 def test_an_impossible_label_has_a_finite_loss():
     x, head = torch.ones(1, 1), torch.tensor([[500.0], [-500.0]])
     assert float(PLAIN.token_losses(x, head, torch.tensor([1]), BUFFERS)) == pytest.approx(1000.0)

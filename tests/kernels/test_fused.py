@@ -9,16 +9,19 @@ import pytest
 import torch
 
 from repotune.kernels import PLAIN, Buffers, Documents, Heads
-from repotune.kernels.nf4 import quantise
+from repotune.kernels.nf4 import AdapterBlock, quantise
 from repotune.records import IGNORE
 
 pytestmark = pytest.mark.gpu
 
 CUDA = torch.device("cuda")
-# fp32: other orders of summation and the GPU's own exp; bf16: 8 bits, rounded once or twice more
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-ATTENTION = 1e-2  # bf16: probabilities and what each matmul gives are rounded to 8 bits
-LOSSES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # bf16: the logits are rounded before exp
+# fp32: other orders of summation and the GPU's own exp; bf16 and fp16: 8 and 11 bits, rounded once
+# or twice more
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
+# probabilities and what each matmul gives are rounded
+ATTENTION = {torch.bfloat16: 1e-2, torch.float16: 2e-3}
+# the logits are rounded before exp
+LOSSES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 EPS = 1e-5
 T = 37
 
@@ -173,35 +176,39 @@ def packed(lengths, window):
     )
 
 
+@pytest.mark.parametrize("half", list(ATTENTION), ids=str)
 @pytest.mark.parametrize("deterministic", [False, True], ids=["fastest", "deterministic"])
 @pytest.mark.parametrize("heads", [Heads(2, 3, 40), Heads(3, 1, 64)], ids=str)
 @pytest.mark.parametrize("window", [None, 50])
 @pytest.mark.parametrize(
     "lengths", [(301,), (77, 77, 77), (1, 70, 1, 131, 1), (1, 1, 1), (128, 5)], ids=str
 )
-def test_attention_of_documents(deterministic, heads, window, lengths):
+def test_attention_of_documents(half, deterministic, heads, window, lengths):
     from repotune.kernels.triton.table import fused_ops
 
     ops, documents = fused_ops(deterministic=deterministic), packed(lengths, window)
     tokens = sum(lengths)
     # views of the stack's output and of the gradient of o's input, as a layer hands them over
-    q, k, v = heads.split(normal(tokens, columns(heads), dtype=torch.bfloat16))
-    do = heads.of_queries(normal(tokens, heads.queries, dtype=torch.bfloat16, seed=1))
+    q, k, v = heads.split(normal(tokens, columns(heads), dtype=half))
+    do = heads.of_queries(normal(tokens, heads.queries, dtype=half, seed=1))
     wide = [one.double() for one in (q, k, v, do)]
-    want = PLAIN.attention(*wide[:3], documents, Buffers(torch.float64, CUDA))
-    attended = ops.attention(q, k, v, documents, Buffers(torch.bfloat16, CUDA))
+    want = PLAIN.attention(*wide[:3], documents, torch.empty_like(wide[0]))
+    # as the padded input of o
+    wider = torch.full((tokens, heads.queries + 64), float("nan"), device=CUDA)
+    out = heads.of_queries(wider.to(half)[:, : heads.queries])
+    attended = ops.attention(q, k, v, documents, out)
     assert attended.out.shape == want.out.shape
-    assert relative(attended.out, want.out) < ATTENTION
+    assert relative(attended.out, want.out) < ATTENTION[half]
     want_dq, want_dk, want_dv = PLAIN.attention_backward(wide[3], *wide[:3], want, documents)
     dq, dk, dv = ops.attention_backward(do, q, k, v, attended, documents)
     assert [one.shape for one in (dq, dk, dv)] == [one.shape for one in (q, k, v)]
-    assert relative(dv, want_dv) < ATTENTION
+    assert relative(dv, want_dv) < ATTENTION[half]
     if documents.longest == 1:  # probabilities do not depend on q and k: only rounding is left
         assert float(dq.abs().max()) < 0.1
         assert float(dk.abs().max()) < 0.1
     else:
-        assert relative(dq, want_dq) < ATTENTION
-        assert relative(dk, want_dk) < ATTENTION
+        assert relative(dq, want_dq) < ATTENTION[half]
+        assert relative(dk, want_dk) < ATTENTION[half]
 
 
 def loss_case(dtype, *, tokens, vocabulary):
@@ -232,6 +239,25 @@ def test_cross_entropy(fused, dtype, tokens, vocabulary):
     assert float(loss) == pytest.approx(float(want), rel=LOSSES[dtype] / 10)
     assert relative(dx, want_dx) < LOSSES[dtype]
     assert not dx[labels == IGNORE].any()
+
+
+def test_a_scale_beyond_fp16_is_an_overflow_and_no_other_number(fused):
+    x, head, labels = loss_case(torch.float16, tokens=29, vocabulary=97)
+    dx, buffers = torch.empty_like(x), Buffers(torch.float16, CUDA)
+    factor = torch.tensor(2.0**40, device=CUDA)
+    loss = fused.cross_entropy(x, head, labels, scale=factor, dx=dx, buffers=buffers)
+    assert loss.isfinite()
+    assert not dx[labels != IGNORE].isfinite().all()
+    assert not dx[labels == IGNORE].any()
+
+
+@pytest.mark.parametrize("half", list(ATTENTION), ids=str)
+def test_a_product_is_added_in_fp32(fused, half):
+    left, right = normal(33, T, dtype=half), normal(T, 16, dtype=half, seed=1)
+    total = torch.ones(33, 16, device=CUDA)
+    want = total.double() + 0.5 * left.double() @ right.double()
+    fused.add_product(total, left, right, 0.5)
+    assert relative(total, want) < 5e-5  # rounded to 11 bits it would be 2e-4
 
 
 @pytest.mark.parametrize(("tokens", "vocabulary"), CASES)
@@ -275,3 +301,26 @@ def test_dequantising_is_bit_identical(fused, size, out_dtype):
     fused.dequantise(quantised, got)
     assert torch.equal(got, want)
     assert untouched(got)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [[(0, 40), (40, 24), (64, 17)], [(0, 40), (64, 17)], [(40, 24)], []],
+    ids=["all", "first and last", "middle", "none"],
+)
+@pytest.mark.parametrize("out_dtype", [torch.bfloat16, torch.float16])
+def test_placing_an_adapter_is_bit_identical(fused, places, out_dtype):
+    outputs, width, rank = 81, 320, 5
+    ranks = rank * len(places)
+    a = normal(ranks, width, dtype=out_dtype)
+    blocks = [
+        AdapterBlock(
+            slice(start, start + rows), slice(i * rank, (i + 1) * rank),
+            normal(rows, rank, dtype=torch.float32, seed=i),
+        )
+        for i, (start, rows) in enumerate(places)
+    ]  # fmt: skip
+    got, want = (torch.full((128, 384), 7.0, dtype=out_dtype, device=CUDA) for _ in range(2))
+    fused.place_adapter(a, blocks, outputs, got)
+    PLAIN.place_adapter(a, blocks, outputs, want)
+    assert torch.equal(got, want)

@@ -11,7 +11,7 @@ from repotune.kernels.nf4 import (
     BLOCK,
     CODES,
     GROUP,
-    Nf4,
+    allocate,
     block_scales,
     can_quantise,
     dequantise,
@@ -216,22 +216,26 @@ def test_a_matrix_may_have_any_strides():
     assert torch.equal(read(quantised), read(same))
 
 
-def test_its_tensors_may_be_views_into_one_block_of_bytes():
-    apart = quantise(matrix(33, 1024))
-    parts = (apart.group_scales, apart.offset, apart.packed, apart.scales)
-    flat = torch.cat([part.view(torch.uint8) for part in parts])
-    assert apart.nbytes == len(flat)
-    group_scales, offset, packed, scales = torch.split(flat, [part.nbytes for part in parts])
-    together = Nf4(
-        rows=33, columns=1024, packed=packed, scales=scales,
-        group_scales=group_scales.view(torch.float32), offset=offset.view(torch.float32),
-    )  # fmt: skip
-    assert torch.equal(read(together), read(apart))
+def test_matrices_of_one_block_of_memory_are_those_apart():
+    sizes = {"one": (33, 1024), "two": (7, 192), "three": (1, 64)}
+    together = allocate(sizes, torch.device("cpu"))
+    assert len({m.packed.untyped_storage().data_ptr() for m in together.values()}) == 1
+    apart = {name: quantise(matrix(*size)) for name, size in sizes.items()}
+    for name, one in together.items():
+        one.copy_(apart[name])
+    for name, one in together.items():
+        assert (one.rows, one.columns) == sizes[name]
+        for mine, its in zip(one.parts(), apart[name].parts(), strict=True):
+            assert torch.equal(mine, its)
+        assert torch.equal(read(one), read(apart[name]))
 
 
 def test_a_large_matrix_takes_0_5159_bytes_a_number():
     quantised = quantise(matrix(1024, 1024))
-    assert quantised.nbytes / 2**20 == pytest.approx(0.5159, abs=5e-5)
+    size = sum(part.nbytes for part in quantised.parts())
+    assert size / 2**20 == pytest.approx(0.5159, abs=5e-5)
+    block = allocate({"w": (1024, 1024)}, torch.device("cpu"))["w"].packed.untyped_storage()
+    assert size <= block.nbytes() < 1.001 * size
     assert quantised.packed.shape == (2**19,)
     assert quantised.packed.dtype == quantised.scales.dtype == torch.uint8
     assert quantised.scales.shape == (2**14,)
@@ -245,14 +249,6 @@ def test_a_large_matrix_takes_0_5159_bytes_a_number():
 )
 def test_only_whole_blocks_can_be_quantised(rows, columns, fits):
     assert can_quantise(rows, columns) is fits
-
-
-def test_to_moves_all_parts():
-    quantised = quantise(matrix(7, 192))
-    moved = quantised.to(torch.device("meta"))
-    assert (moved.rows, moved.columns, moved.nbytes) == (7, 192, quantised.nbytes)
-    for part in (moved.packed, moved.scales, moved.group_scales, moved.offset):
-        assert part.device.type == "meta"
 
 
 @pytest.mark.gpu

@@ -10,6 +10,7 @@ from repotune.kernels.plain import rope
 T, D, M = 37, 21, 13
 TOLERANCE = 1e-10  # fp64 rounding over sums of some hundred terms
 FP32 = 2e-6  # the norms compute their statistics in fp32
+FP16 = 1e-3  # 11 bits, rounded two or three times
 
 
 def relative(a, b):
@@ -42,6 +43,23 @@ def test_rms_norm_forward_and_backward(adds):
         assert torch.equal(total, x + add)
     PLAIN.rms_norm_backward(dy, normed.detach(), w, rstd, residual, dx)
     assert relative(dx, expected + residual) < FP32
+
+
+def test_in_fp16_the_statistics_of_the_norm_do_not_overflow():
+    g = torch.Generator().manual_seed(0)
+    x = (torch.randn(T, D, generator=g) * 3000).half()  # squares are far beyond 65,504
+    w, dy = torch.rand(D, generator=g).half(), torch.randn(T, D, generator=g).half()
+    leaf = x.double().requires_grad_()
+    reference = functional.rms_norm(leaf, (D,), w.double(), 1e-5)
+    (expected,) = torch.autograd.grad(reference, leaf, dy.double())
+    out, dx = inside(T, D, torch.float16), inside(T, D, torch.float16)
+    rstd = PLAIN.rms_norm(x, w, 1e-5, out)
+    assert rstd.dtype == torch.float32
+    assert relative(out, reference) < FP16
+    # times a scale, since gradients of 1e-4 have few bits in fp16
+    scale = 2.0**10
+    PLAIN.rms_norm_backward(dy * scale, x, w, rstd, torch.zeros_like(x), dx)
+    assert relative(dx.double() / scale, expected) < FP16
 
 
 def test_rms_norm_leaves_its_input_alone():
@@ -88,3 +106,16 @@ def test_swiglu_forward_and_backward():
     PLAIN.swiglu_backward(over_dy, gu)
     assert relative(gu, expected) < TOLERANCE
     assert torch.equal(over_dy, out)
+
+
+def test_swiglu_in_fp16():
+    g = torch.Generator().manual_seed(0)
+    gu, dy = torch.randn(T, 2 * M, generator=g).half(), torch.randn(T, M, generator=g).half()
+    leaf = gu.double().requires_grad_()
+    reference = functional.silu(leaf[:, :M]) * leaf[:, M:]
+    (expected,) = torch.autograd.grad(reference, leaf, dy.double())
+    out = inside(T, M, torch.float16)
+    PLAIN.swiglu(gu, out)
+    assert relative(out, reference) < FP16
+    PLAIN.swiglu_backward(dy, gu)
+    assert relative(gu, expected) < FP16

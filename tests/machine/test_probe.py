@@ -4,13 +4,16 @@ import math
 import os
 import platform
 import time
+from dataclasses import replace
+from typing import get_args
 
 import psutil
 import pytest
 import torch
 
-from repotune.machine import probe
+from repotune.machine import precision_here, probe
 from repotune.machine.probe import bf16_pays_off, container_free_bytes, cpu_name
+from repotune.records import Precision
 
 
 def test_the_facts_are_those_of_this_machine() -> None:
@@ -22,6 +25,22 @@ def test_the_facts_are_those_of_this_machine() -> None:
     assert 1 <= machine.cores <= (os.cpu_count() or 1)
     assert (machine.gpu is not None) == torch.cuda.is_available()
     assert (machine.gpu_free_bytes > 0) == torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "bf16", "auto"),
+    [
+        ("NVIDIA H100", True, "bf16"),
+        ("Tesla T4", False, "fp16"),
+        (None, True, "bf16"),
+        (None, False, "fp32"),
+    ],
+)
+def test_a_gpu_without_bf16_computes_in_fp16_and_a_processor_in_fp32(gpu, bf16, auto) -> None:
+    machine = replace(probe(), gpu=gpu, bf16=bf16)
+    assert precision_here("auto", machine) == auto
+    for asked in get_args(Precision):
+        assert precision_here(asked, machine) == asked
 
 
 def test_the_processor_has_a_name() -> None:

@@ -30,8 +30,9 @@ def test_the_weights_are_those_that_the_architecture_asks_for() -> None:
     assert found == tensor_shapes(weights.shape)
 
 
-def test_a_layer_in_bf16_passes_beside_fp32() -> None:
-    dtypes = iter((torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_layer_in_16_bits_passes_beside_fp32(dtype: torch.dtype) -> None:
+    dtypes = iter((torch.float32, dtype))
     trial = try_layer(lambda weights, device: build(weights, device, next(dtypes)), "cpu")
     assert trial.error == ""
     assert trial.milliseconds > 0

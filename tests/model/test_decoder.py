@@ -10,6 +10,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
+from repotune.kernels import PLAIN, PLAIN_GPU
 from repotune.kernels.nf4 import dequantise, quantise
 from repotune.model import Decoder, open_weights, resolve_model
 from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Policy, Row
@@ -103,7 +104,7 @@ def saving(*layers):
 
 
 def gradients(decoder, row, *, policy=None, seed=None, scale=1.0):
-    decoder.zero_grad()
+    decoder.lora_flat().grad.zero_()
     loss = decoder.loss_and_grad(
         row, scale=scale, policy=policy or keep(decoder), dropout_seed=seed
     )
@@ -147,6 +148,76 @@ def test_only_the_targeted_linears_are_adapted(targets, tmp_path):
         assert relative(ours_by_name[name], parameter.grad) < TOLERANCE, name
 
 
+def rounded_pair(family, folder, ops):
+    """peft's model in fp16, and ours, with the same numbers, all of which fp16 has."""
+    peft_model, parameters, _ = adapted_pair(family, folder)
+    peft_model = peft_model.half()
+    ref = resolve_model(str(folder), revision=None, offline=True, cache=None, emit=lambda e: None)
+    ours = Decoder(open_weights(ref), lora=SPEC, dtype=torch.float16, ops=ops)
+    for name, parameter in parameters.items():
+        ours.lora_state()[name].copy_(parameter.data)
+    ours.refresh()
+    return peft_model, parameters, ours
+
+
+def reference_gradients(model, parameters, row, scale):
+    model.zero_grad()
+    logits = model(input_ids=torch.tensor(row.input_ids)[None]).logits[0]
+    labels = torch.tensor(row.labels)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    loss = functional.cross_entropy(wide, labels, reduction="sum", ignore_index=IGNORE)
+    (loss * scale).backward()
+    return float(loss.detach()), flat(parameters, parameters)
+
+
+def flat(parameters, names):
+    return torch.cat([parameters[name].grad.double().flatten() for name in names])
+
+
+@pytest.mark.parametrize("ops", [PLAIN, PLAIN_GPU], ids=["plain", "plain on a GPU"])
+@pytest.mark.parametrize("family", ["smollm2 (GQA, tied)", "biased llama", "mistral (no window)"])
+def test_gradients_in_fp16_are_as_exact_as_those_of_peft(family, ops, tmp_path):
+    peft_model, parameters, ours = rounded_pair(family, tmp_path, ops)
+    scale, our_errors, their_errors = 2.0**10 / TOKENS, [], []
+    for row in (random_row(seed=seed) for seed in range(5)):
+        _, theirs = reference_gradients(peft_model.half(), parameters, row, scale)
+        exact_loss, exact = reference_gradients(peft_model.double(), parameters, row, scale)
+        loss, _ = gradients(ours, row, scale=scale)
+        assert loss == pytest.approx(exact_loss, rel=1e-3)
+        our_errors.append(relative(flat(ours.lora_state(), parameters), exact))
+        their_errors.append(relative(theirs, exact))
+    # 1.05: both round to 11 bits at about the same places, and which rounding is luckier varies
+    assert sum(our_errors) <= 1.05 * sum(their_errors)
+    assert max(our_errors) < 0.02
+
+
+def test_gradients_below_the_range_of_fp16_are_saved_by_a_scale(tmp_path):
+    reference_model("smollm2 (GQA, tied)").save_pretrained(tmp_path)
+    exact, half = load(tmp_path), load(tmp_path, dtype=torch.float16)
+    for ours in (exact, half):
+        generator = torch.Generator().manual_seed(0)
+        ours.lora_flat().copy_(torch.randn(ours.lora_flat().shape, generator=generator) * 0.1)
+        ours.refresh()
+    row, faint = random_row(), 2.0**-24  # as the mean of many rows
+    gradients(exact, row)
+    want = exact.lora_flat().grad
+    gradients(half, row, scale=faint)
+    assert relative(half.lora_flat().grad / faint, want) > 0.3
+    gradients(half, row, scale=faint * 65536.0)
+    assert relative(half.lora_flat().grad / (faint * 65536.0), want) < 0.03
+
+
+def test_a_scale_too_large_for_fp16_leaves_no_finite_gradient_norm(tmp_path):
+    reference_model("smollm2 (GQA, tied)").save_pretrained(tmp_path)
+    ours = load(tmp_path, dtype=torch.float16)
+    row = random_row()
+    loss, _ = gradients(ours, row, scale=2.0**40)
+    assert not ours.lora_flat().grad.norm().isfinite()
+    again, _ = gradients(ours, row, scale=1.0)  # nothing of it is left in the buffers
+    assert again == loss
+    assert ours.lora_flat().grad.norm().isfinite()
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     _, _, ours = adapted_pair("smollm2 (GQA, tied)", tmp_path_factory.mktemp("tiny"))
@@ -187,10 +258,11 @@ def test_a_document_does_not_see_its_neighbour(tiny):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_recomputing_is_bit_identical_to_keeping(dropout, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_recomputing_is_bit_identical_to_keeping(dropout, dtype, tmp_path):
     reference_model("smollm2 (GQA, tied)").save_pretrained(tmp_path)
     lora = LoraSpec(r=4, alpha=8.0, dropout=dropout, target_modules=LINEAR_MODULES)
-    ours = load(tmp_path, lora=lora, dtype=torch.bfloat16)
+    ours = load(tmp_path, lora=lora, dtype=dtype)
     for tensor in ours.lora_state().values():
         tensor.uniform_(-0.1, 0.1)
     ours.refresh()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from repotune.kernels import PLAIN, Buffers
-from repotune.kernels.nf4 import dequantise, quantise
+from repotune.kernels.nf4 import AdapterBlock, dequantise, quantise
 from repotune.model.frozen import PAD, DenseWeight, Nf4Weight
 
 K = 96
@@ -27,6 +27,13 @@ def random_parts(dtype, rows=PARTS, columns=K, seed=0):
     return [torch.randn(row, columns, generator=g).to(dtype) for row in rows]
 
 
+def dense(weights, ranks):
+    return DenseWeight(
+        iter(weights), rows=sum(map(len, weights)), width=weights[0].shape[1], ranks=ranks,
+        dtype=weights[0].dtype, device=torch.device("cpu"),
+    )  # fmt: skip
+
+
 def in_4_bits(weights, ranks, buffers):
     parts = [quantise(weight) for weight in weights]
     return Nf4Weight(parts, ranks, ops=PLAIN, buffers=buffers, dtype=weights[0].dtype)
@@ -38,14 +45,19 @@ def round_trip(weight):
     return out
 
 
-def fill(weight, seed=1):
-    """Random numbers in the compute copies, as ``refresh`` writes them; returns copies."""
+def fill(weight, rows, ranks, columns=K, seed=1):
+    """A random adapter of equal ranks on all modules; returns A and the whole B as expected."""
     g = torch.Generator().manual_seed(seed)
-    copies = []
-    for part in weight.adapter():
-        part.copy_(torch.randn(part.shape, generator=g))
-        copies.append(part.clone())
-    return copies
+    a = torch.randn(ranks, columns, generator=g)
+    dtype, rank, start, blocks = weight.padded().dtype, ranks // len(rows), 0, []
+    b = torch.zeros(sum(rows), ranks, dtype=dtype)
+    for i, count in enumerate(rows if rank else ()):
+        out, column = slice(start, start + count), slice(i * rank, (i + 1) * rank)
+        blocks.append(AdapterBlock(out, column, torch.randn(count, rank, generator=g)))
+        b[out, column] = blocks[-1].values.to(dtype)
+        start += count
+    weight.refresh(a, blocks)
+    return a.to(dtype), b
 
 
 def check(weight, expected_w, a, b):
@@ -65,11 +77,11 @@ def check(weight, expected_w, a, b):
 @pytest.mark.parametrize("rows", [PARTS, (40,)], ids=["several", "one"])
 def test_a_dense_weight_is_the_padded_matrix(dtype, ranks, rows):
     weights = random_parts(dtype, rows)
-    weight = DenseWeight(weights, ranks)
-    assert [part.shape for part in weight.adapter()] == [(ranks, K), (sum(rows), ranks)]
-    assert not any(part.any() for part in weight.adapter())
-    a, b = fill(weight)
-    check(weight, torch.cat(weights), a, b)
+    weight = dense(weights, ranks)
+    assert weight.compute_a.shape == (ranks, K)
+    assert not weight.padded()[:, K:].any()
+    assert not weight.padded()[sum(rows) :].any()
+    check(weight, torch.cat(weights), *fill(weight, rows, ranks))
     assert weight.padded().data_ptr() == weight.padded().data_ptr()
 
 
@@ -78,21 +90,20 @@ def test_a_dense_weight_is_the_padded_matrix(dtype, ranks, rows):
 def test_a_weight_in_4_bits_is_its_round_trip_in_the_same_places(dtype, buffers, ranks, rows):
     weights = random_parts(dtype, rows)
     weight = in_4_bits(weights, ranks, buffers)
-    assert [part.shape for part in weight.adapter()] == [(ranks, K), (sum(rows), ranks)]
-    assert all(part.dtype == dtype for part in weight.adapter())
-    assert not any(part.any() for part in weight.adapter())
-    a, b = fill(weight)
-    check(weight, torch.cat([round_trip(one) for one in weights]), a, b)
+    assert weight.compute_a.shape == (ranks, K)
+    assert weight.compute_a.dtype == dtype
+    expected = torch.cat([round_trip(one) for one in weights])
+    check(weight, expected, *fill(weight, rows, ranks))
 
 
 @pytest.mark.parametrize("kind", ["dense", "4 bits"])
 def test_adapters_written_later_are_seen(dtype, buffers, kind):
     weights = random_parts(dtype)
-    dense = kind == "dense"
-    weight = DenseWeight(weights, 6) if dense else in_4_bits(weights, 6, buffers)
-    expected = torch.cat(weights if dense else [round_trip(one) for one in weights])
+    is_dense = kind == "dense"
+    weight = dense(weights, 6) if is_dense else in_4_bits(weights, 6, buffers)
+    expected = torch.cat(weights if is_dense else [round_trip(one) for one in weights])
     for seed in (1, 2):
-        a, b = fill(weight, seed)
+        a, b = fill(weight, PARTS, 6, seed=seed)
         check(weight, expected, a, b)
 
 
@@ -103,7 +114,7 @@ def test_weights_that_share_a_buffer_do_not_disturb_each_other(dtype, buffers):
         weights = random_parts(dtype, rows, columns, seed)
         weight = in_4_bits(weights, ranks, buffers)
         expected = torch.cat([round_trip(one) for one in weights])
-        built[name] = (weight, expected, *fill(weight, seed))
+        built[name] = (weight, expected, *fill(weight, rows, ranks, columns, seed))
     for name in ("small", "large", "small", "narrow", "large", "narrow", "small"):
         check(*built[name])
     # one buffer, the size of the largest, for all of them

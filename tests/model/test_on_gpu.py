@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from repotune.kernels import PLAIN, fastest_ops
+from repotune.kernels import PLAIN, PLAIN_GPU, fastest_ops
 from repotune.model import Decoder
 from repotune.model.weights import tensor_shapes
 from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Policy, Row, Shape
@@ -79,8 +80,9 @@ def saving(*each, offloaded=False):
 
 
 def gradients(model, of, policy, seed=None):
-    model.zero_grad()
-    loss = model.loss_and_grad(of, scale=1e-3, policy=policy, dropout_seed=seed)
+    model.lora_flat().grad.zero_()
+    # 1: a smaller scale would cost fp16 bits, a larger one overflow
+    loss = model.loss_and_grad(of, scale=1.0, policy=policy, dropout_seed=seed)
     return float(loss), model.lora_flat().grad.clone()
 
 
@@ -126,19 +128,21 @@ def test_a_recorded_pass_survives_a_larger_row_in_between(deterministic):
 
 @pytest.mark.parametrize("window", [None, 100])
 @pytest.mark.parametrize("use_4bit", [False, True])
-def test_the_error_is_at_most_that_of_plain_operations(window, use_4bit):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_error_is_at_most_that_of_plain_operations(window, use_4bit, dtype):
     of, one = shape(2, window), row()
     policy = saving("all")
     exact = gradients(decoder(of, ops=PLAIN, dtype=torch.float32, use_4bit=use_4bit), one, policy)
-    plain = gradients(decoder(of, ops=PLAIN, use_4bit=use_4bit), one, policy)
-    fused = gradients(decoder(of, use_4bit=use_4bit), one, policy)
-    fastest, _ = fastest_ops(torch.device("cuda"), torch.bfloat16)
-    cudnn = gradients(decoder(of, ops=fastest, use_4bit=use_4bit), one, policy)
+    made = {"dtype": dtype, "use_4bit": use_4bit}
+    plain = gradients(decoder(of, ops=PLAIN, **made), one, policy)
+    fused = gradients(decoder(of, **made), one, policy)
+    fastest, _ = fastest_ops(torch.device("cuda"), dtype)
+    cudnn = gradients(decoder(of, ops=fastest, **made), one, policy)
 
     def error(got):
         return float((got[1] - exact[1]).norm() / exact[1].norm())
 
-    # 1.05: both round to bf16 at about the same places, and which rounding is luckier varies
+    # 1.05: both round to 16 bits at about the same places, and which rounding is luckier varies
     assert error(fused) <= 1.05 * error(plain)
     assert error(cudnn) <= 1.05 * error(plain)
     assert fused[0] == pytest.approx(exact[0], rel=1e-3)
@@ -178,6 +182,24 @@ def test_plain_operations_go_on_pass_after_pass(deterministic):
         got = gradients(model, one, saving("all"))
         assert got[0] == want[0]
         assert torch.equal(got[1], want[1])
+
+
+def test_what_gpus_before_ampere_run_equals_the_plain_table():
+    """fp16 in 4 bits, with the memory-efficient attention that PyTorch takes there."""
+    made, one = {"dtype": torch.float16, "use_4bit": True}, row()
+    policy = saving("all")
+    exact = gradients(decoder(ops=PLAIN, dtype=torch.float32, use_4bit=True), one, policy)
+    plain = gradients(decoder(ops=PLAIN, **made), one, policy)
+    with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
+        got = gradients(decoder(ops=PLAIN_GPU, **made), one, policy)
+        again = gradients(decoder(ops=PLAIN_GPU, **made), one, saving("outputs"))
+
+    def error(found):
+        return float((found[1] - exact[1]).norm() / exact[1].norm())
+
+    assert error(got) <= 1.05 * error(plain)
+    assert error(again) <= 1.05 * error(plain)
+    assert got[0] == pytest.approx(exact[0], rel=1e-3)
 
 
 def test_offloaded_tails_of_few_numbers_are_not_written_over(deterministic):

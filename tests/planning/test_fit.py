@@ -101,6 +101,14 @@ def test_without_checkpointing_everything_is_saved_or_it_does_not_fit(saving):
     assert {one.saving for one in fit(SHAPE, config, target(40)).policy.layers} == {"all"}
 
 
+@pytest.mark.parametrize("gpu", ["T4", "RTX 4090"])
+@pytest.mark.parametrize(("precision", "itemsize"), [("auto", 2), ("fp16", 2), ("fp32", 4)])
+def test_a_gpu_computes_in_16_bits_with_or_without_bf16(gpu, precision, itemsize):
+    config = DEFAULT.merged({"precision": precision})
+    one = fit(SHAPE, config, gpu_target(find_gpu(gpu).gpu))
+    assert one.setup.itemsize == itemsize
+
+
 def test_a_cpu_has_one_row_in_flight_and_no_4_bits():
     machine = Machine(
         platform="", python="", torch="", cpu="CPU", cores=2, ram_bytes=16 * GIB,
@@ -112,4 +120,5 @@ def test_a_cpu_has_one_row_in_flight_and_no_4_bits():
     assert (one.verdict, one.setup.tokens, one.setup.itemsize) == ("fits", 2048, 2)
     assert not one.setup.use_4bit
     assert fit(starter, DEFAULT.merged({"precision": "fp32"}), here).setup.itemsize == 4
+    assert fit(starter, DEFAULT.merged({"precision": "fp16"}), here).setup.itemsize == 2
     assert fit(SHAPE, DEFAULT, here).verdict == "does_not_fit"

@@ -7,7 +7,7 @@ from repotune.errors import DoesNotFit
 from repotune.kernels import PLAIN, Buffers, Documents
 from repotune.model.frozen import DenseWeight
 from repotune.model.layer import Layer, RowContext
-from repotune.model.linear import StackedLinear, parts_of, ranks_of
+from repotune.model.linear import StackedLinear, lora_size, parts_of, ranks_of
 from repotune.planning import choose_policy, resident_bytes, saved_layer_bytes, working_bytes
 from repotune.planning.policy import LEVELS
 from repotune.records import LINEAR_MODULES, LoraSpec, Shape
@@ -35,8 +35,15 @@ def test_saved_bytes_are_those_of_a_real_layer(saving):
 
     def linear(names, outs, width):
         parts = parts_of(names, outs, LORA)
-        weight = DenseWeight([torch.randn(out, width) for out in outs], ranks_of(parts))
-        return StackedLinear(parts, weight, None, lora=LORA, generator=generator, ops=PLAIN)
+        weight = DenseWeight(
+            (torch.randn(out, width) for out in outs), rows=sum(outs), width=width,
+            ranks=ranks_of(parts), dtype=torch.float32, device=torch.device("cpu"),
+        )  # fmt: skip
+        masters = torch.zeros(lora_size(parts, width))
+        return StackedLinear(
+            parts, weight, None, lora=LORA, masters=masters, gradients=masters.clone(),
+            generator=generator, ops=PLAIN,
+        )  # fmt: skip
 
     layer = Layer(
         SHAPE, ops=PLAIN, attention_norm=torch.ones(d), mlp_norm=torch.ones(d),
@@ -53,7 +60,6 @@ def test_saved_bytes_are_those_of_a_real_layer(saving):
     kept, scratch = (Buffers(torch.float32, torch.device("cpu")) for _ in range(2))
     x = torch.randn(tokens, d)
     saved, _ = layer.forward(x, row, saving=saving, kept=kept, scratch=scratch, out=x.clone())
-    # gate and up lie in rows padded to whole cache lines, which the formula leaves out
     assert sum(t.nbytes for t in tensors_in(saved)) == saved_layer_bytes(
         SHAPE, LORA, saving, tokens=tokens, itemsize=4
     )

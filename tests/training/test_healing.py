@@ -152,8 +152,9 @@ def test_after_the_weights_have_changed_nothing_is_repeated(tmp_path):
                 raise OUT_OF_MEMORY
             super().refresh()
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(TrainingError, match="while the weights were updated at step 1: close"):
         run(Late(), tmp_path, replan=replan)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import errno
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,16 @@ def test_tensorboard_hides_the_steps_that_are_done_again(tmp_path):
     log_steps(tmp_path, [4, 5, 6], reached=3, loss=0.25)
     expected = [(1, 0.5), (2, 0.5), (3, 0.5), (4, 0.25), (5, 0.25), (6, 0.25)]
     assert curve(tmp_path, "train/loss") == expected
+
+
+def test_a_skipped_step_has_a_line_and_no_point_of_its_gradient(tmp_path):
+    with logging(tmp_path) as log:
+        log(replace(step(1), grad_norm=None, loss_scale=65536.0))
+        log(replace(step(2), loss_scale=32768.0))
+    found = [(line["grad_norm"], line["loss_scale"]) for line in lines(tmp_path)]
+    assert found == [(None, 65536.0), (1.5, 32768.0)]
+    assert curve(tmp_path, "train/grad_norm") == [(2, 1.5)]
+    assert curve(tmp_path, "train/loss_scale") == [(1, 65536.0), (2, 32768.0)]
 
 
 def test_a_run_that_begins_again_begins_with_empty_files(tmp_path):

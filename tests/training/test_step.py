@@ -1,6 +1,7 @@
 """One step over one global batch."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ def one_step(model, batch, **changes):
         "max_grad_norm": 1e9,
         "policy": POLICY,
         "rows_per_pass": 1,
+        "loss_scale": None,
     }
     optimizer = AdamW(model.lora_flat(), model.lora_state(), weight_decay=0.0)
     return train_step(
@@ -96,6 +98,49 @@ def test_a_gradient_that_is_not_finite_names_step_and_rows_and_changes_nothing()
     assert all(torch.equal(before[n], t) for n, t in model.lora_state().items())
 
 
+def test_a_batch_without_a_label_is_a_sentence():
+    unlabelled = [replace(sample, row=without_labels(sample.row)) for sample in samples(4, 5)]
+    with pytest.raises(TrainingError, match=r"Step 12 has nothing to learn .* rows 4, 5 holds"):
+        one_step(TinyModel(), unlabelled, step=12)
+
+
+def without_labels(row):
+    return replace(row, labels=np.full_like(row.labels, IGNORE))
+
+
+@pytest.mark.parametrize("loss_scale", [2.0**-3, 2.0**16, 2.0**30])
+def test_a_loss_scale_changes_no_bit_in_fp32(loss_scale):
+    plain, scaled = TinyModel(), TinyModel()
+    for model in (plain, scaled):
+        model.flat.add_(0.1)  # with B = 0 the gradient of A would be zero
+        model.refresh()
+    want = one_step(plain, samples(0, 1, 2), max_grad_norm=0.5)
+    got = one_step(scaled, samples(0, 1, 2), max_grad_norm=0.5, loss_scale=loss_scale)
+    assert got == replace(want, loss_scale=loss_scale)
+    assert torch.equal(scaled.flat.grad, plain.flat.grad)
+    assert torch.equal(scaled.flat, plain.flat)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_scaled_gradient_that_overflows_changes_nothing(value):
+    batch = samples(4, 5, 6)
+    model = Poisoned(batch[1].row, gradient=value)
+    before = {name: tensor.clone() for name, tensor in model.lora_state().items()}
+    figures = one_step(model, batch, loss_scale=65536.0)
+    assert figures.grad_norm is None
+    assert math.isfinite(figures.loss)
+    assert all(torch.equal(before[n], t) for n, t in model.lora_state().items())
+
+
+def test_no_loss_scale_makes_up_for_a_loss_that_is_not_a_number():
+    batch = samples(4, 5, 6)
+    model = Poisoned(batch[1].row, loss=math.nan)
+    before = model.flat.clone()
+    with pytest.raises(TrainingError, match=r"loss became nan .*row 5\)"):
+        one_step(model, batch, loss_scale=65536.0)
+    assert torch.equal(model.flat, before)
+
+
 def test_padding_is_not_counted_as_tokens():
     ids, labels = np.arange(8), np.arange(8)
     whole = Row(input_ids=ids, labels=labels, starts=np.array([0, 5]))
@@ -114,6 +159,40 @@ def test_how_many_rows_go_at_once_changes_nothing(rows_per_pass):
     assert many.tokens == one.tokens
     # fp32, the same sums in another order; Adam's first step divides by the gradient's size
     torch.testing.assert_close(together.flat.grad, alone.flat.grad, rtol=1e-5, atol=1e-7)
+
+
+class Listening(TinyModel):
+    """Notes the seed of each pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = []
+
+    def loss_and_grad(self, row, *, dropout_seed, **options):
+        self.seeds.append(dropout_seed)
+        return super().loss_and_grad(row, dropout_seed=None, **options)
+
+
+def seeds_of(seeds, rows_per_pass):
+    batch = [replace(samples(i)[0], dropout_seed=seed) for i, seed in enumerate(seeds)]
+    model = Listening()
+    one_step(model, batch, rows_per_pass=rows_per_pass)
+    return model.seeds
+
+
+def test_a_row_alone_has_its_own_dropout_masks():
+    assert seeds_of([2**64 - 1, 7, 9], rows_per_pass=1) == [2**64 - 1, 7, 9]
+    assert seeds_of([2**64 - 1, 7, 9], rows_per_pass=2)[1:] == [9]
+    assert seeds_of([None, None], rows_per_pass=2) == [None]
+
+
+def test_the_dropout_masks_of_a_pass_depend_on_each_of_its_rows():
+    passes = [[5, 6, 7], [5, 6, 8], [5, 9, 7], [4, 6, 7], [6, 5, 7], [5, 6], [5]]
+    seeds = [seeds_of(one, rows_per_pass=3)[0] for one in passes]
+    assert len(set(seeds)) == len(passes)
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    # A run resumed by a later version must draw the same: the value itself is a promise.
+    assert seeds[0] == 17063143635124281432
 
 
 def test_joined_rows_keep_their_documents():

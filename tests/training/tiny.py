@@ -117,6 +117,7 @@ def settings(checkpoints, **changes):
         "seed": 7,
         "policy": POLICY,
         "dropout": False,
+        "loss_scale": None,
         "save_steps": 100,
         "checkpoints": checkpoints,
         "fingerprint": "tiny",

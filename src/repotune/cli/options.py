@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -60,7 +59,7 @@ def _type(field: FieldFacts) -> Any:
         "integer": int,
         "number": float,
         "text": str,
-        "path": click.Path(path_type=Path),
+        "path": click.Path(),  # as text: an empty path would become the current folder
         "list": str,
     }
     return types[field.kind]

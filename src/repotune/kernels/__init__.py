@@ -7,7 +7,16 @@ reference for faster ones. The model calls ``ops.rope(...)`` and never asks whic
 from repotune.kernels.attention import Attended, Documents
 from repotune.kernels.buffers import Buffers
 from repotune.kernels.heads import Heads
-from repotune.kernels.ops import PLAIN, Ops
+from repotune.kernels.ops import PLAIN, PLAIN_GPU, Ops
 from repotune.kernels.select import fastest_ops
 
-__all__ = ["PLAIN", "Attended", "Buffers", "Documents", "Heads", "Ops", "fastest_ops"]
+__all__ = [
+    "PLAIN",
+    "PLAIN_GPU",
+    "Attended",
+    "Buffers",
+    "Documents",
+    "Heads",
+    "Ops",
+    "fastest_ops",
+]

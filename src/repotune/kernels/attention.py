@@ -17,8 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from repotune.kernels.buffers import Buffers
-
 QUERY_BLOCK = 128
 """Queries of a block: small enough to skip most of the upper triangle, large enough for matmul."""
 
@@ -60,10 +58,9 @@ class Attended:
 
 
 def attention(
-    q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor, documents: Documents, buffers: Buffers
+    q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor, documents: Documents, out_KTGH: Tensor
 ) -> Attended:
-    """Attention within each document, under the causal mask."""
-    out_KTGH = buffers.take("attention_out", *q_KTGH.shape)
+    """Write attention within each document, under the causal mask, into ``out`` of any strides."""
     span = Span(0, documents.window)
     for d in documents.slices:
         attend(q_KTGH[:, d], k_KTH[:, d], v_KTH[:, d], span, out_KTGH[:, d])

@@ -44,6 +44,5 @@ class Buffers:
         self._flat.clear()
 
     def take_padded(self, name: str, rows: int, columns: int) -> Tensor:
-        """An uninitialised tensor [rows, columns] whose rows begin at aligned places."""
-        width = -(-columns // ALIGNMENT) * ALIGNMENT
-        return self.take(name, rows, width)[:, :columns]
+        """An uninitialised tensor of ``rows`` and at least ``columns``, a multiple of 64."""
+        return self.take(name, rows, -(-columns // ALIGNMENT) * ALIGNMENT)

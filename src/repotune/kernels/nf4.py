@@ -9,6 +9,7 @@ Shapes: O rows, K columns, n = O * K / 64 blocks, m = n / 256 groups, rounded up
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,6 +20,8 @@ BLOCK = 64
 """Numbers that share a scale."""
 GROUP = 256
 """Scales that share a scale of their own."""
+LINE = 256
+"""Bytes to whose multiples parts of a block are aligned, as separate tensors would be."""
 
 CODES = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
@@ -44,22 +47,41 @@ class Nf4:
     offset: Tensor
     """[1] fp32: the mean of the blocks' scales."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all parts."""
-        parts = (self.packed, self.scales, self.group_scales, self.offset)
-        return sum(part.nbytes for part in parts)
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Its tensors, in the order of the fields."""
+        return self.packed, self.scales, self.group_scales, self.offset
 
-    def to(self, device: torch.device) -> Nf4:
-        """A copy on ``device``."""
-        return Nf4(
-            self.rows,
-            self.columns,
-            self.packed.to(device),
-            self.scales.to(device),
-            self.group_scales.to(device),
-            self.offset.to(device),
-        )
+    def copy_(self, other: Nf4) -> None:
+        """Take over the numbers of a matrix of the same size, which may be on another device."""
+        for mine, its in zip(self.parts(), other.parts(), strict=True):
+            mine.copy_(its)
+
+
+def allocate(sizes: Mapping[str, tuple[int, int]], device: torch.device) -> dict[str, Nf4]:
+    """Uninitialised matrices of (rows, columns) by name, in one block of memory.
+
+    What is read and quantised for them comes and goes behind it, and leaves no holes.
+    """
+    bytes_of = {name: _part_bytes(rows, columns) for name, (rows, columns) in sizes.items()}
+    block = torch.empty(sum(map(sum, bytes_of.values())), dtype=torch.uint8, device=device)
+    places = iter(torch.split(block, [n for parts in bytes_of.values() for n in parts]))
+    matrices = {}
+    for name, (rows, columns) in sizes.items():
+        count = rows * columns // BLOCK
+        packed, scales, groups, offset = (next(places) for _ in range(4))
+        matrices[name] = Nf4(
+            rows, columns, packed[: rows * columns // 2], scales[:count],
+            groups.view(torch.float32)[: -(-count // GROUP)], offset.view(torch.float32)[:1],
+        )  # fmt: skip
+    return matrices
+
+
+def _part_bytes(rows: int, columns: int) -> tuple[int, int, int, int]:
+    """Of the parts of a matrix, each rounded up to whole cache lines."""
+    count = rows * columns // BLOCK
+    exact = (rows * columns // 2, count, 4 * -(-count // GROUP), 4)
+    packed, scales, groups, offset = (-(-n // LINE) * LINE for n in exact)
+    return packed, scales, groups, offset
 
 
 def can_quantise(rows: int, columns: int) -> bool:
@@ -88,11 +110,28 @@ def dequantise(matrix: Nf4, out_OK: Tensor) -> None:
     out_OK.copy_(values.view(matrix.rows, matrix.columns))
 
 
-def place_adapter(a_RK: Tensor, b_OR: Tensor, padded: Tensor) -> None:
-    """Write B behind the O rows of a padded weight [O + R, K + R], and A below them."""
+@dataclass(frozen=True, slots=True)
+class AdapterBlock:
+    """One module's B inside a stack's: its rows of the output, its columns of the ranks."""
+
+    rows: slice
+    columns: slice
+    values: Tensor
+    """[rows, columns]"""
+
+
+def place_adapter(
+    a_RK: Tensor, blocks: Sequence[AdapterBlock], outputs: int, padded: Tensor
+) -> None:
+    """Write B behind the O rows of a padded weight [O + R, K + R], and A below them.
+
+    B is zero outside of ``blocks``.
+    """
     ranks, width = a_RK.shape
-    padded[: len(b_OR), width : width + ranks] = b_OR
-    padded[len(b_OR) : len(b_OR) + ranks, :width] = a_RK
+    b_OR = padded[:outputs, width : width + ranks].zero_()
+    for block in blocks:
+        b_OR[block.rows, block.columns] = block.values
+    padded[outputs : outputs + ranks, :width] = a_RK
 
 
 def block_scales(matrix: Nf4) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from repotune.kernels import cross_entropy, nf4, plain
 from repotune.kernels.attention import Attended, Documents, attention, attention_backward
 from repotune.kernels.buffers import Buffers
 from repotune.kernels.heads import Heads, rotate, rotate_back
+from repotune.kernels.sdpa import sdpa_attention, sdpa_attention_backward
 
 
 class RmsNorm(Protocol):
@@ -50,14 +51,14 @@ class Ops:
     rotate_back: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Heads, Tensor], None]
     swiglu: Callable[[Tensor, Tensor], None]
     swiglu_backward: Callable[[Tensor, Tensor], None]
-    attention: Callable[[Tensor, Tensor, Tensor, Documents, Buffers], Attended]
+    attention: Callable[[Tensor, Tensor, Tensor, Documents, Tensor], Attended]
     attention_backward: Callable[
         [Tensor, Tensor, Tensor, Tensor, Attended, Documents], tuple[Tensor, Tensor, Tensor]
     ]
     cross_entropy: CrossEntropy
     token_losses: Callable[[Tensor, Tensor, Tensor, Buffers], Tensor]
     dequantise: Callable[[nf4.Nf4, Tensor], None]
-    place_adapter: Callable[[Tensor, Tensor, Tensor], None]
+    place_adapter: Callable[[Tensor, Sequence[nf4.AdapterBlock], int, Tensor], None]
     add_product: Callable[[Tensor, Tensor, Tensor, float], None]
     copy_columns: Callable[[Tensor, Tensor], None]
 
@@ -81,3 +82,6 @@ PLAIN = Ops(
     copy_columns=plain.copy_columns,
 )
 """PyTorch operations only: every device, every precision."""
+
+PLAIN_GPU = replace(PLAIN, attention=sdpa_attention, attention_backward=sdpa_attention_backward)
+"""For GPUs without the fused table, where ``attention``'s blocks are hundreds of launches."""

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import torch
 
-from repotune.kernels.ops import PLAIN, Ops
+from repotune.kernels.ops import PLAIN, PLAIN_GPU, Ops
 
 FUSED_SINCE = (8, 0)
 """Compute capability (Ampere) from which PyTorch's flash attention and bf16 exist."""
@@ -21,19 +21,20 @@ def fastest_ops(
     """
     if device.type != "cuda":
         return PLAIN, None
+    unfused = PLAIN if deterministic else PLAIN_GPU
     if dtype not in (torch.bfloat16, torch.float16):
-        return PLAIN, (
+        return unfused, (
             "The fused kernels compute in 16 bits, and the precision is fp32: using plain PyTorch, "
             "which is slower."
         )
     capability = torch.cuda.get_device_capability(device)
     if capability < FUSED_SINCE:
-        return PLAIN, (
+        return unfused, (
             f"This GPU's compute capability is {capability[0]}.{capability[1]}, and the fused "
             f"kernels need {FUSED_SINCE[0]}.{FUSED_SINCE[1]}: using plain PyTorch, which is slower."
         )
     if find_spec("triton") is None:
-        return PLAIN, (
+        return unfused, (
             "Triton is not installed, so the fused kernels are not used, and it will be slower: "
             "`pip install triton` (on Windows: triton-windows)."
         )

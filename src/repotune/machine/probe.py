@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import psutil
 
-from repotune.records import Machine
+from repotune.records import Machine, Precision
 
 if TYPE_CHECKING:
     import torch
@@ -51,13 +51,14 @@ def find_device() -> Literal["cpu", "cuda"]:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def precision_here(
-    asked: Literal["auto", "bf16", "fp32"], machine: Machine
-) -> Literal["bf16", "fp32"]:
+def precision_here(asked: Literal["auto"] | Precision, machine: Machine) -> Precision:
     """The precision of a run whose settings say ``asked``."""
     if asked != "auto":
         return asked
-    return "bf16" if machine.bf16 else "fp32"
+    if machine.bf16:
+        return "bf16"
+    # A GPU without bf16 (before Ampere) has fp16; on a processor fp16 is emulated.
+    return "fp16" if machine.gpu else "fp32"
 
 
 def process_name(pid: int) -> str:

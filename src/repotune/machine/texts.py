@@ -156,8 +156,8 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "process": ("process {pid}", "프로세스 {pid}"),
     "no_bf16": (
-        "This GPU has no bf16: it computes in another precision, more slowly.",
-        "이 GPU는 bf16을 지원하지 않아 다른 정밀도로 더 느리게 계산합니다.",
+        "This GPU has no bf16: it computes in fp16 with loss scaling.",
+        "이 GPU는 bf16을 지원하지 않아 손실 스케일링을 적용한 fp16으로 계산합니다.",
     ),
     "ram_short": (
         "{needed} GiB must be free: close programs; these hold most.",

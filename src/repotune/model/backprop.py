@@ -5,6 +5,7 @@ Shapes: T tokens of the row, D hidden size, V vocabulary, R ranks of an adapter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -92,11 +93,12 @@ class Backprop:
             parts.ids(row.input_ids), parts.ids(row.labels), positions, documents.bounds,
             torch.tensor(scale, dtype=torch.float32).to(parts.device),
         )  # fmt: skip
+        if self._on_gpu:  # recorded or not, so that the bits do not depend on it
+            inputs, documents = _of_fixed_size(inputs, documents)
         is_steady = dropout_seed is None and not any(one.offloaded for one in policy.layers)
         is_recordable = self._on_gpu and parts.ops.is_recordable
         if not (is_recordable and tokens <= MAX_TOKENS and is_steady):
             return self._pass(inputs, documents, policy, dropout_seed)
-        inputs, documents = _of_fixed_size(inputs, documents)
         allocations = sum(one.allocations for one in (*self._kept, parts.shared))
         if allocations != self._allocations:
             # A recorded pass writes to where the buffers lay, which is no longer theirs.
@@ -113,10 +115,23 @@ class Backprop:
         self, inputs: Inputs, documents: Documents, policy: Policy, dropout_seed: int | None
     ) -> Tensor:
         """Sum of the losses, [] fp32; the gradients are added where they belong."""
-        parts, tokens = self._parts, len(inputs.input_ids)
+        parts = self._parts
         cos, sin = parts.rotary(inputs.positions)
         context = RowContext(cos_T1h=cos, sin_T1h=sin, documents=documents)
         contexts = [self._with_seed(context, dropout_seed, i) for i in range(len(parts.layers))]
+        loss, d_TDR, memory = self._forward(inputs, contexts, policy)
+        for i in reversed(range(len(parts.layers))):
+            saved = self._take_back(i, memory.pop(), policy)
+            parts.layers[i].backward(d_TDR, saved, contexts[i], scratch=parts.shared, out=d_TDR)
+        if self._offloader is not None:
+            self._offloader.end_backward()
+        return loss
+
+    def _forward(
+        self, inputs: Inputs, contexts: Sequence[RowContext], policy: Policy
+    ) -> tuple[Tensor, Tensor, list[Saved | None]]:
+        """The loss, the gradient of the last layer's output, and what the layers have saved."""
+        parts, tokens = self._parts, len(inputs.input_ids)
         x_TD = self._buffers(0, policy).take("x", tokens, parts.shape.hidden_size)
         torch.index_select(parts.embedding_VD, 0, inputs.input_ids, out=x_TD)
         memory: list[Saved | None] = []
@@ -133,10 +148,7 @@ class Backprop:
         if self._offloader is not None:
             self._offloader.end_forward()
         loss, d_TDR = self._head(x_TD, middle, inputs.labels, inputs.scale)
-        for i in reversed(range(len(parts.layers))):
-            saved = self._take_back(i, memory.pop(), policy)
-            parts.layers[i].backward(d_TDR, saved, contexts[i], scratch=parts.shared, out=d_TDR)
-        return loss
+        return loss, d_TDR, memory
 
     def _head(
         self, x_TD: Tensor, middle: Tensor | None, labels_T: Tensor, scale: Tensor
@@ -188,11 +200,14 @@ class Backprop:
 
 
 def _of_fixed_size(inputs: Inputs, documents: Documents) -> tuple[Inputs, Documents]:
-    """The same row in sizes that many rows share: bounds are padded with empty documents."""
+    """The same row in sizes that many rows share: bounds are padded with empty documents.
+
+    By their number flash attention splits its sums, where it is deterministic.
+    """
     if documents.are_equal:
         return inputs, documents
     tokens = len(inputs.input_ids)
-    room = max(64, 2 ** (len(documents.bounds) - 1).bit_length()) + 1
+    room = max(16, 2 ** (len(documents.bounds) - 1).bit_length()) + 1
     padded = torch.full((room,), tokens, dtype=torch.int32, device=documents.bounds.device)
     padded[: len(documents.bounds)] = documents.bounds
     longest = 2 ** (documents.longest - 1).bit_length()

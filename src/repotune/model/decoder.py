@@ -9,7 +9,7 @@ Shapes: T tokens of a row, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from repotune.errors import ModelError
 from repotune.kernels import PLAIN, Buffers, Documents, Ops
-from repotune.kernels.nf4 import Nf4, can_quantise, quantise
+from repotune.kernels.nf4 import Nf4, allocate, can_quantise, quantise
 from repotune.model.backprop import Backprop, Parts
 from repotune.model.frozen import DenseWeight, FrozenWeight, Nf4Weight
 from repotune.model.layer import Layer, LayerCache, RowContext
-from repotune.model.linear import StackedLinear, parts_of, ranks_of
+from repotune.model.linear import Part, StackedLinear, lora_size, parts_of, ranks_of
 from repotune.model.quantised import QuantisedLayers
 from repotune.model.rope import frequencies
 from repotune.model.weights import WeightSource, tensor_shapes
@@ -62,9 +62,11 @@ class Decoder:
         self._quantised = quantised if use_4bit else None
         self._sizes = tensor_shapes(self.shape)
         generator = torch.Generator().manual_seed(seed)
+        self._flat, masters = self._masters()
         embedding_VD = self._read("model.embed_tokens.weight")
         tied = self.shape.tie_word_embeddings
-        self.layers = [self._layer(i, generator) for i in range(self.shape.num_hidden_layers)]
+        layers = range(self.shape.num_hidden_layers)
+        self.layers = [self._layer(i, masters, generator) for i in layers]
         self.parts = Parts(
             shape=self.shape,
             ops=ops,
@@ -76,7 +78,6 @@ class Decoder:
             shared=self._shared,
         )
         self._backprop = Backprop(self.parts, width_TDR=self.shape.hidden_size + lora.r)
-        self._flat = self._flat_masters()
         self._state = self._named_masters()
 
     def lora_state(self) -> dict[str, Tensor]:
@@ -90,11 +91,6 @@ class Decoder:
     def lora_flat(self) -> Tensor:
         """All of ``lora_state`` as one tensor, [N] fp32, of which its tensors are views."""
         return self._flat
-
-    def zero_grad(self) -> None:
-        """Set all LoRA gradients to zero, in place."""
-        assert self._flat.grad is not None
-        self._flat.grad.zero_()
 
     def release(self) -> None:
         """Let go of the memory that training keeps from row to row."""
@@ -197,70 +193,85 @@ class Decoder:
     def _read(self, name: str) -> Tensor:
         return self._source.read(name).to(device=self.device, dtype=self.dtype)
 
-    def _layer(self, index: int, generator: torch.Generator) -> Layer:
+    def _masters(self) -> tuple[Tensor, Iterator[tuple[Tensor, Tensor]]]:
+        """All masters as one tensor, and each stack's part of it and of its gradient, in order."""
+        sizes = []
+        for index in range(self.shape.num_hidden_layers):
+            for names in _stack_names(index):
+                width = self._sizes[f"{names[0]}.weight"][1]
+                sizes.append(lora_size(self._parts(names), width))
+        flat = torch.zeros(sum(sizes), dtype=torch.float32, device=self.device)
+        flat.grad = torch.zeros_like(flat)
+        return flat, zip(torch.split(flat, sizes), torch.split(flat.grad, sizes), strict=True)
+
+    def _parts(self, names: Sequence[str]) -> tuple[Part, ...]:
+        return parts_of(names, [self._sizes[f"{name}.weight"][0] for name in names], self.lora)
+
+    def _layer(
+        self, index: int, masters: Iterator[tuple[Tensor, Tensor]], generator: torch.Generator
+    ) -> Layer:
+        stacks = _stack_names(index)
+        matrices = self._in_4_bits(index, stacks) if self.use_4bit else {}
+        qkv, o, gate_up, down = (
+            self._stack(names, matrices, next(masters), generator) for names in stacks
+        )
         prefix = f"model.layers.{index}"
-        stacks = [[f"{prefix}.{block}.{module}" for module in names] for block, names in STACKS]
-        kept = self._kept_matrices(index, stacks)
-        matrices: dict[str, Nf4] = {}
-        qkv, o, gate_up, down = (self._stack(names, generator, kept, matrices) for names in stacks)
-        if self._quantised is not None and not kept:
-            self._quantised.write(index, matrices)
         return Layer(
             self.shape, ops=self.ops, qkv=qkv, o=o, gate_up=gate_up, down=down,
             attention_norm=self._read(f"{prefix}.input_layernorm.weight"),
             mlp_norm=self._read(f"{prefix}.post_attention_layernorm.weight"),
         )  # fmt: skip
 
-    def _kept_matrices(self, index: int, stacks: list[list[str]]) -> dict[str, Nf4]:
-        """The layer's matrices as an earlier run quantised them; empty if there are none."""
-        if self._quantised is None:
-            return {}
-        wanted = {name: self._sizes[f"{name}.weight"] for names in stacks for name in names}
-        return self._quantised.read(index, wanted, self.device) or {}
+    def _in_4_bits(self, index: int, stacks: Sequence[Sequence[str]]) -> dict[str, Nf4]:
+        """The layer's matrices by name: as an earlier run has kept them, or quantised."""
+        sizes = {}
+        for name in (name for names in stacks for name in names):
+            rows, columns = self._sizes[f"{name}.weight"]
+            if not can_quantise(rows, columns):
+                raise ModelError(
+                    f"{name} has {rows} × {columns} numbers, which are no whole blocks of "
+                    "4-bit weights: set use_4bit to false."
+                )
+            sizes[name] = (rows, columns)
+        matrices = allocate(sizes, self.device)
+        if self._quantised is not None and self._quantised.read(index, matrices):
+            return matrices
+        for name, matrix in matrices.items():
+            matrix.copy_(quantise(self._read(f"{name}.weight")))
+        if self._quantised is not None:
+            self._quantised.write(index, matrices)
+        return matrices
 
     def _stack(
-        self, names: Sequence[str], generator: torch.Generator, kept: Mapping[str, Nf4],
-        matrices: dict[str, Nf4],
+        self, names: Sequence[str], matrices: Mapping[str, Nf4], masters: tuple[Tensor, Tensor],
+        generator: torch.Generator,
     ) -> StackedLinear:  # fmt: skip
-        """Linears of one input; in 4 bits their matrices are taken from ``kept`` or made."""
-        sizes = [self._sizes[f"{name}.weight"] for name in names]
-        parts = parts_of(names, [rows for rows, _ in sizes], self.lora)
+        """Linears of one input."""
+        parts = self._parts(names)
         biases = [f"{name}.bias" for name in names if f"{name}.bias" in self._source.names()]
         return StackedLinear(
             parts,
-            self._frozen(names, ranks_of(parts), kept, matrices),
+            self._frozen(names, ranks_of(parts), matrices),
             torch.cat([self._read(name) for name in biases]) if biases else None,
             lora=self.lora,
+            masters=masters[0],
+            gradients=masters[1],
             generator=generator,
             ops=self.ops,
         )
 
     def _frozen(
-        self, names: Sequence[str], ranks: int, kept: Mapping[str, Nf4],
-        matrices: dict[str, Nf4],
-    ) -> FrozenWeight:  # fmt: skip
+        self, names: Sequence[str], ranks: int, matrices: Mapping[str, Nf4]
+    ) -> FrozenWeight:
         if not self.use_4bit:
-            return DenseWeight([self._read(f"{name}.weight") for name in names], ranks)
-        for name in names:
-            size = self._sizes[f"{name}.weight"]
-            if not can_quantise(*size):
-                raise ModelError(
-                    f"{name} has {size[0]} × {size[1]} numbers, which are no whole blocks of "
-                    "4-bit weights: set use_4bit to false."
-                )
-            matrices[name] = kept.get(name) or quantise(self._read(f"{name}.weight"))
+            sizes = [self._sizes[f"{name}.weight"] for name in names]
+            return DenseWeight(
+                (self._read(f"{name}.weight") for name in names),
+                rows=sum(rows for rows, _ in sizes), width=sizes[0][1], ranks=ranks,
+                dtype=self.dtype, device=self.device,
+            )  # fmt: skip
         parts = [matrices[name] for name in names]
         return Nf4Weight(parts, ranks, ops=self.ops, buffers=self._shared, dtype=self.dtype)
-
-    def _flat_masters(self) -> Tensor:
-        linears = [linear for layer in self.layers for linear in layer.linears]
-        sizes = [linear.lora_size for linear in linears]
-        flat = torch.empty(sum(sizes), dtype=torch.float32, device=self.device)
-        flat.grad = torch.zeros_like(flat)
-        parts = zip(torch.split(flat, sizes), torch.split(flat.grad, sizes), strict=True)
-        for linear, (values, gradients) in zip(linears, parts, strict=True):
-            linear.move_masters(values, gradients)
-        return flat
 
     def _named_masters(self) -> dict[str, Tensor]:
         state = {}
@@ -270,3 +281,11 @@ class Decoder:
                     state[name] = master.detach()
                     state[name].grad = gradient
         return state
+
+
+def _stack_names(layer: int) -> list[list[str]]:
+    """The modules of a layer's four stacks, by their full names."""
+    return [
+        [f"model.layers.{layer}.{block}.{module}" for module in modules]
+        for block, modules in STACKS
+    ]

@@ -6,24 +6,30 @@ in the rows below. Shapes: O output width, K input width, R sum of the ranks, P 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from repotune.kernels import Buffers, Ops
-from repotune.kernels.nf4 import Nf4
+from repotune.kernels.nf4 import AdapterBlock, Nf4
 
 PAD = 64
 """Rows and columns are padded to multiples of it, so that matmuls read aligned memory."""
 
 
 class FrozenWeight(Protocol):
-    """A frozen weight and the adapter's compute copies."""
+    """A frozen weight with an adapter around it."""
 
-    def adapter(self) -> tuple[Tensor, Tensor]:
-        """The compute copies of scale * A [R, K] and B [O, R], to be written in place."""
+    compute_a: Tensor
+    """scale * A in the compute precision, [R, K]."""
+
+    def refresh(self, a_RK: Tensor, blocks: Sequence[AdapterBlock]) -> None:
+        """Take over scale * A and each adapted module's B, both in fp32.
+
+        The blocks' tensors may be read again until the next call.
+        """
         ...
 
     def padded(self) -> Tensor:
@@ -34,25 +40,34 @@ class FrozenWeight(Protocol):
 class DenseWeight:
     """The padded matrix itself, resident in the compute precision."""
 
-    def __init__(self, weights: Sequence[Tensor], ranks: int) -> None:
-        self._rows = sum(len(weight) for weight in weights)
-        self._width = weights[0].shape[1]
-        rows, columns = _rounded(self._rows + ranks), _rounded(self._width + ranks)
-        whole = weights[0].new_empty(rows, columns)
-        self._padded = whole[: self._rows + ranks, : self._width + ranks]
-        places = torch.split(whole[: self._rows, : self._width], [len(one) for one in weights])
-        for place, weight in zip(places, weights, strict=True):
-            place.copy_(weight)
+    def __init__(
+        self, weights: Iterable[Tensor], *, rows: int, width: int, ranks: int, dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        """``weights`` of together ``rows`` × ``width``, of which one at a time is asked for."""
+        self._rows, self._width = rows, width
+        # Allocated first: what comes and goes while it is filled leaves no holes.
+        whole = torch.empty(
+            _rounded(rows + ranks), _rounded(width + ranks), dtype=dtype, device=device
+        )
+        self._padded = whole[: rows + ranks, : width + ranks]
+        start = 0
+        for weight in weights:
+            stop = start + len(weight)
+            whole[start:stop, :width] = weight
+            start = stop
+            del weight
         # B is zero outside of each module's own columns.
         self._padded[:, self._width :].zero_()
         self._padded[self._rows :].zero_()
+        self.compute_a = self._padded[self._rows :, : self._width]
 
-    def adapter(self) -> tuple[Tensor, Tensor]:
-        """See FrozenWeight; views of the padded matrix."""
-        return (
-            self._padded[self._rows :, : self._width],
-            self._padded[: self._rows, self._width :],
-        )
+    def refresh(self, a_RK: Tensor, blocks: Sequence[AdapterBlock]) -> None:
+        """See FrozenWeight; both are written into the padded matrix."""
+        self.compute_a.copy_(a_RK)
+        b_OR = self._padded[: self._rows, self._width :]
+        for block in blocks:
+            b_OR[block.rows, block.columns] = block.values
 
     def padded(self) -> Tensor:
         """See FrozenWeight."""
@@ -68,24 +83,24 @@ class Nf4Weight:
         self._parts, self._ops, self._buffers = parts, ops, buffers
         self._rows = sum(part.rows for part in parts)
         self._width = parts[0].columns
-        device = parts[0].packed.device
-        self._a = torch.zeros(ranks, self._width, dtype=dtype, device=device)
-        self._b = torch.zeros(self._rows, ranks, dtype=dtype, device=device)
+        self.compute_a = torch.zeros(ranks, self._width, dtype=dtype, device=parts[0].packed.device)
+        self._blocks: Sequence[AdapterBlock] = ()
 
-    def adapter(self) -> tuple[Tensor, Tensor]:
-        """See FrozenWeight; small tensors of their own."""
-        return self._a, self._b
+    def refresh(self, a_RK: Tensor, blocks: Sequence[AdapterBlock]) -> None:
+        """See FrozenWeight; B is rounded whenever it is laid beside the weight."""
+        self.compute_a.copy_(a_RK)
+        self._blocks = blocks
 
     def padded(self) -> Tensor:
         """See FrozenWeight."""
-        ranks = len(self._a)
+        ranks = len(self.compute_a)
         rows, columns = _rounded(self._rows + ranks), _rounded(self._width + ranks)
         whole = self._buffers.take("weight", rows, columns)
         start = 0
         for part in self._parts:
             self._ops.dequantise(part, whole[start : start + part.rows, : self._width])
             start += part.rows
-        self._ops.place_adapter(self._a, self._b, whole)
+        self._ops.place_adapter(self.compute_a, self._blocks, self._rows, whole)
         return whole[: self._rows + ranks, : self._width + ranks]
 
 

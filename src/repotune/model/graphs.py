@@ -51,11 +51,14 @@ class Graphs:
         self._seen: set[Hashable] = set()
         self._warm: set[str] = set()
         self._fixed: dict[str, torch.cuda.CUDAGraph] = {}
+        self._pool = _new_pool(on_gpu)
 
     def clear(self) -> None:
         """Forget the recorded passes of rows: the memory that they write to may go."""
         self._recorded.clear()
         self._seen.clear()
+        if not self._fixed:  # memory of graphs ends with the last of them
+            self._pool = _new_pool(self._on_gpu)
 
     def replay(self, name: str, work: Callable[[], None]) -> None:
         """``work()``, whose launches are always the same, by a graph from the second call on."""
@@ -67,7 +70,7 @@ class Graphs:
                 return
             graph = torch.cuda.CUDAGraph()
             torch.cuda.synchronize()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=self._pool):
                 work()
             self._fixed[name] = graph
         graph.replay()
@@ -97,7 +100,12 @@ class Graphs:
         static = Inputs(*(tensor.clone() for tensor in inputs.tensors()))
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._pool):
             loss = compute(static)
         self._recorded[key] = _Recorded(graph, static, loss)
         return self._recorded[key]
+
+
+def _new_pool(on_gpu: bool) -> torch.cuda._POOL_HANDLE | None:
+    """One memory for all graphs: none runs beside another, nor reads what another has left."""
+    return torch.cuda.graph_pool_handle() if on_gpu else None

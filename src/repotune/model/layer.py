@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from repotune.kernels import Attended, Buffers, Documents, Heads, Ops
@@ -66,10 +65,11 @@ class Projected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """Attention's output, and the residual after it."""
+    """Attention's output as the padded input of ``o``, and the residual after it."""
 
-    attended: Attended
-    o_tail: Tensor
+    o_in: Tensor
+    state: tuple[Tensor, ...]
+    """Of ``kernels.Attended``."""
     middle: Tensor
 
 
@@ -102,12 +102,9 @@ def map_saved(saved: Saved, change: Callable[[Tensor], Tensor]) -> Saved:
             tail=change(projected.tail), rstd=change(projected.rstd),
         )  # fmt: skip
     if outputs is not None:
-        attended = outputs.attended
         outputs = Outputs(
-            attended=Attended(
-                change(attended.out), tuple(change(one) for one in attended.state)
-            ),
-            o_tail=change(outputs.o_tail), middle=change(outputs.middle),
+            o_in=change(outputs.o_in), state=tuple(change(one) for one in outputs.state),
+            middle=change(outputs.middle),
         )  # fmt: skip
     if gated is not None:
         gated = Gated(
@@ -158,7 +155,7 @@ class Layer:
         place = "qkv" if for_q is kept else "product"
         projected = self._project(x_TD, row, for_q, scratch, place, residual)
         for_outputs = kept if saving != "input" else scratch
-        outputs = self._attend(projected, row, for_outputs, scratch, cache)
+        outputs = self._attend(projected, row, for_outputs, cache)
         for_gated = kept if saving == "all" else scratch
         gated, product = self._gate(outputs.middle, row, for_gated, scratch, x_TD)
         self.down.multiply(product, adapted=row.adapted, out=out)
@@ -181,7 +178,7 @@ class Layer:
         projected, outputs, residual = saved.projected, saved.outputs, None
         if outputs is None:
             projected = self._project(saved.x, row, scratch, scratch, "qkv")
-            outputs = self._attend(projected, row, scratch, scratch, None)
+            outputs = self._attend(projected, row, scratch, None)
             residual = saved.x
         gated = saved.gated or self._gate(outputs.middle, row, scratch, scratch, residual)[0]
         self._mlp_backward(dy_TDR, outputs.middle, gated, row, scratch)
@@ -206,29 +203,21 @@ class Layer:
         return Projected(q=q, k=k, v=v, tail=tail, rstd=rstd)
 
     def _attend(
-        self,
-        projected: Projected,
-        row: RowContext,
-        kept: Buffers,
-        scratch: Buffers,
-        cache: LayerCache | None,
+        self, projected: Projected, row: RowContext, kept: Buffers, cache: LayerCache | None
     ) -> Outputs:
         """Attention through ``o``; ``middle`` is without the residual, which ``_gate`` adds."""
         q, k, v = projected.q, projected.k, projected.v
-        if cache is None:
-            attended = self.ops.attention(q, k, v, row.documents, kept)
-        else:
-            span = Span(cache.length, self.window)
-            attended = Attended(kept.take("attention_out", *q.shape))
-            attend(q, *cache.extend(k, v), span, attended.out)
         tokens = q.shape[1]
-        o_in = _padded(scratch, "normed", tokens, self.o)
-        self.o.x_of(o_in).copy_(torch.flatten(attended.out.transpose(0, 1), 1))
+        o_in = _padded(kept, "o_in", tokens, self.o)
+        attended = Attended(self.heads.of_queries(self.o.x_of(o_in)))
+        if cache is None:
+            attended = self.ops.attention(q, k, v, row.documents, attended.out)
+        else:
+            span = Span(cache.length, self.window)  # before the cache grows
+            attend(q, *cache.extend(k, v), span, attended.out)
         middle = kept.take("middle", tokens, self.o.outputs)
         self.o.forward(o_in, adapted=row.adapted, seed=_seed(row, 1), out=middle)
-        return Outputs(
-            attended=attended, o_tail=self._tail(kept, "o_tail", self.o, o_in), middle=middle
-        )
+        return Outputs(o_in=o_in, state=attended.state, middle=middle)
 
     def _gate(
         self, middle_TD: Tensor, row: RowContext, kept: Buffers, scratch: Buffers,
@@ -278,13 +267,16 @@ class Layer:
         row: RowContext, scratch: Buffers, out: Tensor,
     ) -> None:  # fmt: skip
         tokens = len(x_TD)
-        dattended = scratch.take("dnormed", tokens, self.o.width)
-        self.o.backward(dmiddle_TDR, outputs.o_tail, seed=_seed(row, 1), out=dattended)
-        attended_TO = torch.flatten(outputs.attended.out.transpose(0, 1), 1)
+        # Of the strides of attention's output, see ``kernels.triton.attention``.
+        dattended = self.o.x_of(_padded(scratch, "dnormed", tokens, self.o))
+        self.o.backward(
+            dmiddle_TDR, self.o.tail_of(outputs.o_in), seed=_seed(row, 1), out=dattended
+        )
+        attended_TO = self.o.x_of(outputs.o_in)
         self.o.backward_a(dmiddle_TDR, attended_TO, seed=_seed(row, 1))
         gradients = self.ops.attention_backward(
             self.heads.of_queries(dattended), projected.q, projected.k, projected.v,
-            outputs.attended, row.documents,
+            Attended(self.heads.of_queries(attended_TO), outputs.state), row.documents,
         )  # fmt: skip
         # In the place of gate and up, which are done with.
         dqkv = _gradient(scratch, "gate_up", tokens, self.qkv)
@@ -312,12 +304,12 @@ class Layer:
 
 
 def _padded(buffers: Buffers, name: str, tokens: int, linear: StackedLinear) -> Tensor:
-    """A linear's input buffer, [T, K + R]: x goes into the first K columns."""
+    """A linear's input buffer, [T, K + R] or wider: x goes into the first K columns."""
     return buffers.take_padded(name, tokens, linear.width + linear.ranks)
 
 
 def _gradient(buffers: Buffers, name: str, tokens: int, linear: StackedLinear) -> Tensor:
-    """A linear's output with room for the gradient's tail, [T, O + R]."""
+    """A linear's output with room for the gradient's tail, [T, O + R] or wider."""
     return buffers.take_padded(name, tokens, linear.outputs + linear.ranks)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from repotune.kernels import Ops
+from repotune.kernels.nf4 import AdapterBlock
 from repotune.model.frozen import FrozenWeight
 from repotune.records import LoraSpec
 
@@ -35,7 +36,8 @@ class StackedLinear:
     """q/k/v, or gate/up, or a single linear: frozen, with LoRA on the targeted modules.
 
     ``lora_a`` [R, K] and ``lora_b`` (one [O_i, r] per adapted part) are the fp32 master weights,
-    ``grad_a`` and ``grad_b`` their gradients, which ``backward`` adds to.
+    ``grad_a`` and ``grad_b`` their gradients, which ``backward`` adds to. They lie in ``masters``
+    and ``gradients``, flat tensors of ``lora_size`` numbers.
     """
 
     def __init__(
@@ -45,42 +47,35 @@ class StackedLinear:
         bias: Tensor | None,
         *,
         lora: LoraSpec,
+        masters: Tensor,
+        gradients: Tensor,
         generator: torch.Generator,
         ops: Ops,
     ) -> None:
         self._ops = ops
         self.scale, self.dropout = lora.scale, lora.dropout
         self.parts, self.bias, self._weight = parts, bias, weight
-        self.compute_a, self._compute_b = weight.adapter()
+        self.compute_a = weight.compute_a
         self.ranks, self.width = self.compute_a.shape
-        self.outputs = len(self._compute_b)
+        self.outputs = parts[-1].out.stop
+        self.lora_a, self.lora_b = self._views(masters)
+        self.grad_a, self.grad_b = self._views(gradients)
         a = torch.empty(self.ranks, self.width, dtype=torch.float32)
         # PEFT's initialisation: kaiming_uniform(a=sqrt(5)) is uniform within 1 / sqrt(K); B is 0.
         a.uniform_(-(self.width**-0.5), self.width**-0.5, generator=generator)
-        self.lora_a = a.to(self.compute_a.device)
-        self.lora_b = [
-            self.lora_a.new_zeros(out.stop - out.start, lora.r) for out, _ in self._adapted()
-        ]
-        self.grad_a = torch.zeros_like(self.lora_a)
-        self.grad_b = [torch.zeros_like(b) for b in self.lora_b]
+        self.lora_a.copy_(a)
+        for b in self.lora_b:
+            b.zero_()
         self.refresh()
 
-    @property
-    def lora_size(self) -> int:
-        """How many numbers A and B have together."""
-        return self.lora_a.numel() + sum(b.numel() for b in self.lora_b)
-
-    def move_masters(self, values: Tensor, gradients: Tensor) -> None:
-        """Let the masters and their gradients lie in these flat tensors of ``lora_size``."""
-        parts = [self.lora_a, *self.lora_b]
-        sizes = [part.numel() for part in parts]
-        flat = zip(torch.split(values, sizes), torch.split(gradients, sizes), strict=True)
-        moved = []
-        for part, (value, gradient) in zip(parts, flat, strict=True):
-            value.copy_(part.flatten())
-            moved.append((value.view(part.shape), gradient.view(part.shape)))
-        (self.lora_a, self.grad_a), *rest = moved
-        self.lora_b, self.grad_b = [b for b, _ in rest], [gradient for _, gradient in rest]
+    def _views(self, flat: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """A [R, K] and the B of each adapted part, [O_i, r], one after another in ``flat``."""
+        heights = [out.stop - out.start for out, _ in self._adapted()]
+        rank = self.ranks // len(heights) if heights else 0
+        a, *rest = torch.split(flat, [self.ranks * self.width, *(rank * n for n in heights)])
+        return a.view(self.ranks, self.width), [
+            b.view(height, rank) for b, height in zip(rest, heights, strict=True)
+        ]
 
     def masters(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(name, master weight, gradient) of every A and B, as views of this stack's tensors."""
@@ -90,10 +85,10 @@ class StackedLinear:
             yield f"{part.name}.lora_B.weight", b, grad_b
 
     def refresh(self) -> None:
-        """Bring the compute copies of A and B up to date with the master weights."""
-        self.compute_a.copy_(self.lora_a * self.scale)
-        for (out, rank), b in zip(self._adapted(), self.lora_b, strict=True):
-            self._compute_b[out, rank] = b
+        """Bring what the matmuls read of A and B up to date with the master weights."""
+        places = zip(self._adapted(), self.lora_b, strict=True)
+        blocks = [AdapterBlock(out, rank, b) for (out, rank), b in places]
+        self._weight.refresh(self.lora_a * self.scale, blocks)
 
     def forward(self, input_TKR: Tensor, *, adapted: bool, seed: int | None, out: Tensor) -> Tensor:
         """Output [T, O] for the x in the buffer; fills the buffer's tail when ``adapted``."""
@@ -183,3 +178,10 @@ def parts_of(names: Sequence[str], outs: Sequence[int], lora: LoraSpec) -> tuple
 def ranks_of(parts: Sequence[Part]) -> int:
     """R of a stack."""
     return max((part.rank.stop for part in parts if part.rank is not None), default=0)
+
+
+def lora_size(parts: Sequence[Part], width: int) -> int:
+    """How many numbers A and B of a stack have together."""
+    adapted = [(part.out, part.rank) for part in parts if part.rank is not None]
+    of_b = ((out.stop - out.start) * (rank.stop - rank.start) for out, rank in adapted)
+    return ranks_of(parts) * width + sum(of_b)

@@ -1,8 +1,8 @@
 """A layer's saved tensors in host memory between forward and backward, copied beside the compute.
 
 Sets of device buffers take turns: while one layer writes into its set, another is on its way to
-pinned host memory on a stream of its own. The backward fetches a layer while the one above
-it is computing. A copy under matmuls costs nothing where the link is fast enough.
+pinned host memory on a stream of its own. The backward fetches a layer into one of two sets while
+the layer above it is computing. A copy under matmuls costs nothing where the link is fast enough.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from repotune.model.layer import Saved, map_saved
 
 SETS = 3
 """One is written, one is read by the next layer, one is on its way: none waits for another."""
+ARRIVALS = 2
+"""In the backward one layer computes while the one below it arrives."""
 
 
 class Offloader:
@@ -22,6 +24,7 @@ class Offloader:
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._sets = [Buffers(dtype, device) for _ in range(SETS)]
+        self._arrivals = [Buffers(dtype, device) for _ in range(ARRIVALS)]
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._host: dict[tuple[int, int], Tensor] = {}
@@ -39,7 +42,12 @@ class Offloader:
         return self._sets[layer % SETS]
 
     def park(self, layer: int, saved: Saved) -> None:
-        """Copy ``saved`` to the host; its tensors may be written over after ``buffers``."""
+        """Copy ``saved`` to the host; its tensors may be written over after ``buffers``.
+
+        Only what lies in one piece is copied: not q, k and v, nor gate and up.
+        """
+        assert saved.projected is None, "q, k and v are not offloaded"
+        assert saved.gated is None, "gate and up are not offloaded"
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         place = iter(range(64))
         with torch.cuda.stream(self._stream):
@@ -53,33 +61,37 @@ class Offloader:
         """Give the sets' memory to the backward, which needs it for what it fetches."""
         for copied, _ in self._leaving.values():
             torch.cuda.current_stream(self._device).wait_event(copied)
-        self._clear_sets()
+        self._leaving.clear()
+        for buffers in self._sets:
+            buffers.clear()
+
+    def end_backward(self) -> None:
+        """Give the arrivals' memory to the next forward."""
+        for buffers in self._arrivals:
+            buffers.clear()
 
     def release(self) -> None:
         """Let go of all memory, the host's too; what a broken pass had parked is forgotten."""
         torch.cuda.synchronize(self._device)  # copies that are on their way end first
         self._parked.clear()
         self._fetched.clear()
-        self._clear_sets()
+        self.end_forward()
+        self.end_backward()
         self._host.clear()
-
-    def _clear_sets(self) -> None:
-        self._leaving.clear()
-        for buffers in self._sets:
-            buffers.clear()
 
     def prefetch(self, layer: int) -> None:
         """Start to bring a parked layer back; nothing if it is not parked."""
         parked = self._parked.pop(layer, None)
         if parked is None:
             return
-        # Allocated on the compute stream, whose earlier work on that memory is waited for.
-        device = map_saved(parked, lambda one: torch.empty_like(one, device=self._device))
+        buffers, place = self._arrivals[layer % ARRIVALS], iter(range(64))
+        device = map_saved(parked, lambda one: self._landing(buffers, next(place), one))
+        # The layer above the one that computes now read from the same memory.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        sources = iter(tensors_of(parked))
         with torch.cuda.stream(self._stream):
-            for target in tensors_of(device):
-                target.copy_(next(sources), non_blocking=True)
+            for target, source in zip(tensors_of(device), tensors_of(parked), strict=True):
+                if target is not source:
+                    target.copy_(source, non_blocking=True)
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record(self._stream)
         self._fetched[layer] = (device, arrived)
@@ -90,6 +102,13 @@ class Offloader:
         saved, arrived = self._fetched.pop(layer)
         torch.cuda.current_stream(self._device).wait_event(arrived)
         return saved
+
+    def _landing(self, buffers: Buffers, place: int, parked: Tensor) -> Tensor:
+        """Room on the device for a tensor of the host; itself, if it has stayed there."""
+        if not parked.is_floating_point():
+            return parked
+        flat = buffers.take(str(place), parked.numel(), dtype=parked.dtype)
+        return flat.as_strided(parked.size(), parked.stride())
 
     def _to_host(self, layer: int, place: int, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():  # a random state: nobody writes over it

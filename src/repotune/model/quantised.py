@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 
 from repotune.durable import write_durably, writing
@@ -32,22 +31,22 @@ class QuantisedLayers:
     def __init__(self, folder: Path, emit: Emit) -> None:
         self._folder, self._emit, self._writes = folder, emit, True
 
-    def read(
-        self, layer: int, sizes: Mapping[str, tuple[int, ...]], device: torch.device
-    ) -> dict[str, Nf4] | None:
-        """The matrices of ``layer`` by name, given their ``sizes``; None if they are not here."""
+    def read(self, layer: int, matrices: Mapping[str, Nf4]) -> bool:
+        """Fill the matrices of ``layer``, given by name; False if they are not here."""
         path = self._path(layer)
         try:
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() != path.with_suffix(".sha256").read_text("ascii"):
-                return None
-            parts = safetensors.torch.load(data)
-            return {
-                name: Nf4(rows, columns, *(parts[f"{name}.{part}"].to(device) for part in PARTS))
-                for name, (rows, columns) in sizes.items()
-            }
+                return False
+            tensors = safetensors.torch.load(data)
+            for name, matrix in matrices.items():
+                parts = [tensors[f"{name}.{part}"] for part in PARTS]
+                if any(a.shape != b.shape for a, b in zip(parts, matrix.parts(), strict=True)):
+                    return False
+                matrix.copy_(Nf4(matrix.rows, matrix.columns, *parts))
         except (OSError, UnicodeDecodeError, SafetensorError, KeyError):
-            return None
+            return False
+        return True
 
     def write(self, layer: int, matrices: Mapping[str, Nf4]) -> None:
         """Keep the matrices of ``layer``; the first time that fails, say so, and stop trying."""
@@ -56,9 +55,7 @@ class QuantisedLayers:
         tensors = {
             f"{name}.{part}": tensor.cpu()
             for name, one in matrices.items()
-            for part, tensor in zip(
-                PARTS, (one.packed, one.scales, one.group_scales, one.offset), strict=True
-            )
+            for part, tensor in zip(PARTS, one.parts(), strict=True)
         }
         path, data = self._path(layer), safetensors.torch.save(tensors)
         partial = path.with_name(f".{path.name}.partial")

@@ -27,6 +27,8 @@ ALLOCATED_SPREAD: Final = 0.03
 SLACK_SPREAD: Final = 0.5
 """The terms of the engine's own tensors are exact; what the allocator rounds is less so."""
 CPU_SPREAD: Final = 0.15
+MEAN_DOCUMENT: Final = 700
+"""Tokens of a piece of a file in packed rows."""
 LENGTHS: Final = (2048, 1536, 1024, 512, 256)
 BATCHES: Final = (1, 2, 4, 8, 16)
 EFFECTIVE_BATCH: Final = 16
@@ -65,16 +67,19 @@ def lora_of(config: FineTuningConfig) -> LoraSpec:
 def setup_of(shape: Shape, config: FineTuningConfig, target: Target) -> Setup:
     """What is in flight on ``target``: a micro-batch on CUDA, a row on a CPU."""
     on_gpu = target.device == "cuda"
-    in_16_bits = config.precision == "bf16" or (
+    in_16_bits = config.precision in ("bf16", "fp16") or (
         config.precision == "auto" and (on_gpu or target.bf16)
     )
+    rows = config.batch_size if on_gpu else 1
+    tokens = config.max_seq_length * rows
     return Setup(
         shape=shape,
         lora=lora_of(config),
-        tokens=config.max_seq_length * (config.batch_size if on_gpu else 1),
+        tokens=tokens,
         itemsize=2 if in_16_bits else 4,
         device=target.device,
         use_4bit=config.use_4bit and on_gpu,
+        documents=tokens // MEAN_DOCUMENT + rows,
     )
 
 

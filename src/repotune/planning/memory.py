@@ -23,17 +23,17 @@ MASTER_BYTES: Final = 16
 PAD: Final = 64
 """Of ``model.frozen`` and ``kernels.buffers``: rows and columns are padded to multiples of it."""
 LOGIT_ROWS: Final = 1024
-"""Rows of a chunk of logits on CUDA."""
-WORKSPACE: Final = 32 * 2**20
-"""cuBLAS's, as PyTorch sets it for Hopper; 8 MiB on older GPUs."""
-STAGED_LAYERS: Final = 5
-"""Of ``model.offload``: three sets of buffers that layers write in turn, and in the backward the
-layer that computes and the one below it."""
-UNMERGED: Final = 1.0
-"""Share of what attention's backward allocates that the allocator holds once more, in blocks that
-do not fit the next size."""
-SEGMENTS: Final = 128 * 2**20
-"""What the allocator rounds up: 0.50 GiB reserved beyond allocated at 4 × 2048 (MEASURED)."""
+"""Of ``kernels.triton``: rows of a chunk of logits."""
+WORKSPACE: Final = 64 * 2**20
+"""Of cuBLAS and cuBLASLt, as PyTorch sets them for Hopper; 16 MiB on older GPUs."""
+STAGED_LAYERS: Final = 2
+"""Of ``model.offload``: sets that layers arrive in. The forward has three, and then less beside."""
+SEGMENTS: Final = 60 * 2**20
+"""What the allocator rounds up, whatever the step."""
+UNMERGED: Final = 3.4
+"""Tensors of the queries' size in holes that the allocator holds: fitted, see ``benchmarks``."""
+FLASH_ROWS: Final = 128
+"""To whose multiples flash attention's backward rounds the rows of each document, in fp32."""
 CONTEXT_BASE: Final = 250 * 2**20
 CONTEXT_PER_SM: Final = 4 * 2**20
 """A CUDA context with PyTorch's kernels: 0.75 to 0.85 GiB on an H100 of 132 multiprocessors, whose
@@ -57,6 +57,8 @@ class Setup:
     """Bytes of a number in the compute precision: 2 or 4."""
     device: Device = "cpu"
     use_4bit: bool = False
+    documents: int | None = None
+    """Of different lengths, in flight; None: each row is one."""
 
 
 def widths(shape: Shape) -> tuple[int, int, int, int]:
@@ -111,14 +113,13 @@ def saved_layer_bytes(
     """What a layer holds between forward and backward (the fields of ``model.layer.Saved``).
 
     Numbers of the compute precision per token, with the adapters' tails (R numbers a stack), and
-    fp32 statistics of the norms. On CUDA gate and up lie in padded rows and attention keeps a
-    log-sum-exp for each head.
+    fp32 statistics of the norms. Gate and up lie in padded rows, as does attention's output. On
+    CUDA attention keeps a log-sum-exp for each head.
     """
     d, q, k, i = widths(shape)
     r_qkv, r_o, r_gate_up, r_down = (ranks for *_, ranks in stacks(shape, lora))
-    input_, outputs = d, q + d + r_o
-    gated = 2 * i + r_gate_up
-    gated = (_padded(gated) if device == "cuda" else gated) + r_gate_up + r_down
+    input_, outputs = d, _padded(q + r_o) + d
+    gated = _padded(2 * i + r_gate_up) + r_gate_up + r_down
     projected = q + 2 * k + r_qkv
     numbers = {
         "input": input_,
@@ -157,17 +158,26 @@ def embedding_bytes(setup: Setup) -> int:
 
 
 def adapter_bytes(setup: Setup) -> int:
-    """LoRA: 16 bytes a parameter, and the compute copies of A [R, inputs] and B [outputs, R].
+    """LoRA: 16 bytes a parameter, and beside 4-bit weights compute copies of A [R, inputs].
 
-    B of a stack of several linears is block-diagonal and stored dense. On CUDA the copies of a
-    dense weight lie in its margins; on a CPU they are counted as w a parameter.
+    The copies of a dense weight lie in its margins; on a CPU they are counted as w a parameter.
     """
     parameters = lora_parameters(setup.shape, setup.lora)
     if setup.device == "cpu":
         return parameters * (MASTER_BYTES + 2 * setup.itemsize)
-    copies = sum(r * (i + o) for i, o, r in stacks(setup.shape, setup.lora))
+    copies = sum(r * i for i, _, r in stacks(setup.shape, setup.lora))
     layers = setup.shape.num_hidden_layers
     return parameters * MASTER_BYTES + (layers * copies * setup.itemsize if setup.use_4bit else 0)
+
+
+def moments_bytes(setup: Setup) -> int:
+    """What a device is spared of Adam's moments where they wait on the host; 0 on a CPU.
+
+    They come back in small chunks, when no step's tensors are there.
+    """
+    if setup.device == "cpu":
+        return 0
+    return MASTER_BYTES // 2 * lora_parameters(setup.shape, setup.lora)
 
 
 def dequantised_bytes(setup: Setup) -> int:
@@ -178,38 +188,48 @@ def dequantised_bytes(setup: Setup) -> int:
     return max(each) * setup.itemsize
 
 
-def logits_bytes(setup: Setup) -> int:
-    """A chunk of 1,024 rows of logits, which become their own gradient."""
-    return min(LOGIT_ROWS, setup.tokens) * setup.shape.vocab_size * setup.itemsize
-
-
 def scratch_bytes(setup: Setup, savings: frozenset[Saving]) -> int:
-    """What the layers share on CUDA, by token: the backward's buffers, and what it recomputes.
+    """What the layers share on CUDA: the backward's buffers, and what it recomputes into.
 
-    normed, product, dnormed, dqkv, d and x; a level below "all" recomputes gate and up into
-    scratch, one below "attention" q, k and v, "input" attention's output and the residual too.
-    With dropout a mask and a masked copy of down's input.
+    Per token: normed, d, dnormed and x, the rotary tables, ids and positions; ``product``, where q,
+    k and v lie too if they are computed again; ``gate_up``, for the gradient of q, k and v and for
+    a chunk of logits too. A layer that saves only its input has q, k, v, attention's output and the
+    residual beside them. With dropout a mask and a masked copy of down's input.
     """
     d, q, k, i = widths(setup.shape)
     r_qkv, r_o, r_gate_up, r_down = (ranks for *_, ranks in stacks(setup.shape, setup.lora))
-    numbers = _padded(max(d + r_qkv, q + r_o)) + _padded(i + r_down) + max(d, q)
-    numbers += _padded(q + 2 * k + r_qkv) + _padded(d + setup.lora.r) + d
+    tokens, qkv = setup.tokens, q + 2 * k
+    again = bool(savings & {"outputs", "input"})
+    numbers = _padded(d + max(r_qkv, r_gate_up)) + _padded(d + setup.lora.r) + d
+    numbers += _padded(q + r_o) + setup.shape.head_dim
+    numbers += max(_padded(i + r_down), qkv if again else 0)
+    wide = _padded(qkv + r_qkv)
     if savings != {"all"}:
-        numbers += _padded(2 * i + r_gate_up)
-    if savings & {"outputs", "input"}:
-        numbers += q + 2 * k + r_qkv
+        wide = max(wide, _padded(2 * i + r_gate_up))
+        numbers += r_gate_up + r_down
+    if again:
+        numbers += r_qkv
     if "input" in savings:
-        numbers += q + d + r_o
+        numbers += qkv + _padded(q + r_o) + d
     if setup.lora.dropout:
         numbers += 2 * i
-    rope = setup.shape.head_dim
-    return setup.tokens * setup.itemsize * (numbers + rope)
+    logits = min(LOGIT_ROWS, tokens) * setup.shape.vocab_size
+    return tokens * (setup.itemsize * numbers + 32) + setup.itemsize * max(tokens * wide, logits)
 
 
 def attention_bytes(setup: Setup) -> int:
-    """What attention's backward allocates: dq, dk, dv, a dense copy of its gradient, dq in fp32."""
+    """What attention's backward allocates: dq, dk and dv, dq in fp32, and small statistics.
+
+    Flash attention (documents of several lengths, grouped queries, a window) copies its output and
+    the gradient, gives each query head its own dk and dv, and pads each document in fp32.
+    """
     _, q, k, _ = widths(setup.shape)
-    return setup.tokens * (setup.itemsize * (q + 2 * k + q) + 4 * q)
+    heads, padded = setup.shape.num_attention_heads, setup.tokens
+    numbers = q + 2 * k
+    if setup.documents is not None or k < q or setup.shape.sliding_window is not None:
+        numbers += 2 * q + (2 * q if k < q else 0)
+        padded += FLASH_ROWS * (setup.documents or 0)
+    return setup.tokens * (setup.itemsize * numbers + 8 * heads) + padded * 4 * q
 
 
 def staging_bytes(setup: Setup, policy: Policy) -> int:
@@ -219,8 +239,9 @@ def staging_bytes(setup: Setup, policy: Policy) -> int:
 
 
 def offloaded_bytes(setup: Setup, policy: Policy) -> int:
-    """Saved tensors that wait in pinned host memory."""
-    return sum(_saved(setup, one.saving) for one in policy.layers if one.offloaded)
+    """What waits in pinned host memory: saved tensors, and Adam's moments."""
+    saved = sum(_saved(setup, one.saving) for one in policy.layers if one.offloaded)
+    return saved + (moments_bytes(setup) if policy.optimizer_offloaded else 0)
 
 
 def saved_bytes(setup: Setup, policy: Policy) -> int:
@@ -230,7 +251,8 @@ def saved_bytes(setup: Setup, policy: Policy) -> int:
 
 def slack_bytes(setup: Setup) -> int:
     """Reserved by the caching allocator beyond what is allocated at the peak."""
-    return SEGMENTS + round(UNMERGED * attention_bytes(setup))
+    queries = setup.tokens * widths(setup.shape)[1] * setup.itemsize
+    return SEGMENTS + round(UNMERGED * queries)
 
 
 def context_bytes(sm_count: int) -> int:
@@ -257,18 +279,21 @@ def shared_bytes(setup: Setup, savings: frozenset[Saving]) -> int:
     if setup.device == "cpu":
         working = working_bytes(setup.shape, tokens=setup.tokens, itemsize=setup.itemsize)
         return resident + working
-    fixed = dequantised_bytes(setup) + logits_bytes(setup) + WORKSPACE
+    fixed = dequantised_bytes(setup) + WORKSPACE
     moving = scratch_bytes(setup, savings) + attention_bytes(setup)
     return resident + fixed + moving + slack_bytes(setup)
 
 
 def memory_parts(setup: Setup, policy: Policy) -> tuple[MemoryPart, ...]:
     """The expected peak by component, the context left out; their sum is what is reserved."""
+    adapter = adapter_bytes(setup)
+    if policy.optimizer_offloaded:
+        adapter -= moments_bytes(setup)
     linears = "0.5159 byte/parameter" if setup.use_4bit else f"{setup.itemsize} bytes/parameter"
     parts = [
         _part("weights", weight_bytes(setup), f"L(D(Q+2K)+QD+3DI), {linears}", "QLoRA, padding"),
         _part("embedding and head", embedding_bytes(setup), "V·D each", "config.json"),
-        _part("LoRA and Adam", adapter_bytes(setup), "16 bytes/parameter and copies", "optimizer"),
+        _part("LoRA and Adam", adapter, "16 bytes/parameter and copies", "optimizer"),
         _part("saved activations", saved_bytes(setup, policy), "T·w·numbers by policy", "layer"),
     ]
     if setup.device == "cpu":
@@ -278,12 +303,11 @@ def memory_parts(setup: Setup, policy: Policy) -> tuple[MemoryPart, ...]:
     savings = frozenset(one.saving for one in policy.layers)
     fixed = dequantised_bytes(setup) + WORKSPACE
     parts += [
-        _part("staging", staging_bytes(setup, policy), "5 layers' saved tensors", "layer"),
-        _part("weight buffer", fixed, "largest stack, cuBLAS 32 MiB", "frozen"),
-        _part("logits", logits_bytes(setup), "1024·V·w", "cross_entropy"),
+        _part("staging", staging_bytes(setup, policy), "2 layers' saved tensors", "offload"),
+        _part("weight buffer", fixed, "largest stack, cuBLAS 64 MiB", "frozen"),
         _part("backward", scratch_bytes(setup, savings), "T·w·buffers of a layer", "layer"),
-        _part("attention", attention_bytes(setup), "T·(w(2Q+2K)+4Q)", "attention backward"),
-        _part("allocator", slack_bytes(setup), "128 MiB + attention again", MEASURED),
+        _part("attention", attention_bytes(setup), "T·(w(3Q+2K)+4Q+8·heads)", "attention"),
+        _part("allocator", slack_bytes(setup), "60 MiB + 3.4·T·w·Q", MEASURED),
     ]
     return tuple(part for part in parts if part.bytes)
 

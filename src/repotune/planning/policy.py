@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from repotune.errors import DoesNotFit
-from repotune.planning.memory import STAGED_LAYERS, Device, Setup, saved_layer_bytes, shared_bytes
+from repotune.planning.memory import (
+    STAGED_LAYERS,
+    Device,
+    Setup,
+    moments_bytes,
+    saved_layer_bytes,
+    shared_bytes,
+)
 from repotune.records import LayerPolicy, LoraSpec, Policy, Saving, Shape
 
 GIB: Final = 2**30
@@ -37,7 +45,8 @@ def choose_policy(
     of a number in the compute precision, ``free_bytes`` what is free before the model is loaded
     and, on CUDA, after the context is made. Where ``host_free_bytes`` says that there is host
     memory to use, saved tensors are moved there before anything but attention's output is given
-    up. Raises DoesNotFit, before anything is loaded, with the numbers and the way out.
+    up, and at the last the optimizer's moments. Raises DoesNotFit, before anything is loaded, with
+    the numbers and the way out.
     """
     setup = Setup(
         shape=shape, lora=lora, tokens=tokens, itemsize=itemsize, device=device, use_4bit=use_4bit
@@ -65,25 +74,36 @@ def choose_for(
         return _policy(each, "gradient_checkpointing is off: nothing is recomputed")
     if whole <= budget:
         return _policy([LayerPolicy(saving="all")] * layers, "there is room to recompute nothing")
-    for high in LEVELS[:1:-1]:
-        if mixed := _mixed(setup, high, budget):
-            return mixed
-    if host_free_bytes and (offloaded := _offloaded(setup, budget, host_free_bytes)):
-        return offloaded
-    if mixed := _mixed(setup, "outputs", budget):
-        return mixed
+    if found := _fitting(setup, budget, host_free_bytes):
+        return found
+    moments = moments_bytes(setup)
+    host_free_bytes -= round(moments / HOST_SHARE)
+    if host_free_bytes > 0 and (found := _fitting(setup, budget + moments, host_free_bytes)):
+        reason = f"{found.reason[:-1]}; the optimizer's moments wait in host memory."
+        return replace(found, reason=reason, optimizer_offloaded=True)
     need = needed_bytes(setup, host_free_bytes=host_free_bytes)
     raise _does_not_fit(need, free_bytes, setup, _way_out(setup))
 
 
 def needed_bytes(setup: Setup, *, host_free_bytes: int = 0) -> int:
-    """The least that a step needs: every layer saves only its input, on the host if there is room
-    for all of them."""
+    """The least that a step needs: every layer saves only its input, which is on the host, as the
+    optimizer's moments are, if there is room."""
     layers, each = setup.shape.num_hidden_layers, _layer_bytes(setup, "input")
-    held = layers
-    if layers * each <= host_free_bytes * HOST_SHARE:
-        held = min(layers, STAGED_LAYERS)
-    return _around(setup, {"input"}) + held * each
+    held, room, moments = layers, host_free_bytes * HOST_SHARE, moments_bytes(setup)
+    if layers * each <= room:
+        held, room = min(layers, STAGED_LAYERS), room - layers * each
+    spared = moments if moments <= room else 0
+    return _around(setup, {"input"}) + held * each - spared
+
+
+def _fitting(setup: Setup, budget: int, host_free_bytes: int) -> Policy | None:
+    """What recomputes least of all that fit, None if nothing does."""
+    for high in LEVELS[:1:-1]:
+        if mixed := _mixed(setup, high, budget):
+            return mixed
+    if host_free_bytes and (offloaded := _offloaded(setup, budget, host_free_bytes)):
+        return offloaded
+    return _mixed(setup, "outputs", budget)
 
 
 def _mixed(setup: Setup, high: Saving, budget: int) -> Policy | None:

@@ -78,7 +78,10 @@ def step_seconds(setup: Setup, policy: Policy, rates: Rates, *, row_tokens: int)
         waiting = 0.0
     else:
         waiting = (work**OVERLAP + enqueued**OVERLAP) ** (1 / OVERLAP) - work
-    state = lora_parameters(setup.shape, setup.lora) * OPTIMIZER_TRAFFIC
+    state = lora_parameters(setup.shape, setup.lora)
+    optimizer = state * OPTIMIZER_TRAFFIC / rates.bandwidth
+    if policy.optimizer_offloaded and rates.host_to_device is not None:
+        optimizer += state * MASTER_BYTES / rates.host_to_device  # the moments, there and back
     return Step(
         matmuls=matmuls,
         lora=lora,
@@ -87,7 +90,7 @@ def step_seconds(setup: Setup, policy: Policy, rates: Rates, *, row_tokens: int)
         elementwise=elementwise,
         host=waiting,
         transfer=_transfer(setup, policy, rates, work),
-        optimizer=state / rates.bandwidth,
+        optimizer=optimizer,
     )
 
 

@@ -172,6 +172,9 @@ class Machine:
     """Whether bf16 matmuls are faster here than fp32 ones."""
 
 
+Precision: TypeAlias = Literal["bf16", "fp16", "fp32"]
+"""Number format of the forward and backward pass."""
+
 Saving: TypeAlias = Literal["all", "attention", "outputs", "input"]
 """What a layer saves for its backward, from most to least; the rest is computed again.
 
@@ -199,6 +202,8 @@ class Policy:
     """One entry per layer."""
     reason: str
     """One sentence for the user."""
+    optimizer_offloaded: bool = False
+    """Whether the moments of AdamW wait in host memory between steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,12 +48,12 @@ def every_gpu(page: Requirements, lang: Lang) -> list[Block]:
         Table(tuple(head), rows),
     ]
     old = [row.gpu.name for row in page.gpus if row.old_build]
-    fp32 = [row.gpu.name for row in page.gpus if not row.gpu.bf16]
+    in_fp16 = [row.gpu.name for row in page.gpus if not row.gpu.bf16]
     last = page.software
     notes = [
         say(lang, "old_build", cuda=last.builds[-1].cuda, torch=last.pytorch[1],
             names=", ".join(old)),
-        say(lang, "no_bf16", names=", ".join(fp32)),
+        say(lang, "no_bf16", names=", ".join(in_fp16)),
     ]  # fmt: skip
     return [*blocks, Bullets(tuple(notes))]
 

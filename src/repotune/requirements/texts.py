@@ -265,8 +265,9 @@ PROSE: Final[dict[str, tuple[str, str]]] = {
         "다음 카드는 PyTorch {torch}까지의 CUDA {cuda}용 빌드에서만 지원됩니다: {names}.",
     ),
     "no_bf16": (
-        "Cards without bf16 compute in fp32 or fp16 and were not run yet: {names}.",
-        "bf16이 없는 카드는 fp32나 fp16으로 계산하며 아직 실제로 실행해 보지 않았습니다: {names}.",
+        "Cards without bf16 compute in fp16 with loss scaling and were not run yet: {names}.",
+        "bf16이 없는 카드는 손실 스케일링을 적용한 fp16으로 계산하며 아직 실제로 실행해 보지 "
+        "않았습니다: {names}.",
     ),
     "settings": ("GPU memory by settings", "설정별 GPU 메모리"),
     "settings_lead": (

@@ -22,6 +22,7 @@ from repotune.tokens import RowStore
 from repotune.training import (
     Checkpoint,
     Heldout,
+    LossScale,
     latest,
     load,
     log_metrics,
@@ -96,6 +97,7 @@ def train_once(
         seed=config.seed,
         policy=policy,
         dropout=config.lora_dropout > 0,
+        loss_scale=LossScale() if job.precision == "fp16" else None,
         save_steps=save_steps,
         checkpoints=checkpoints,
         fingerprint=fingerprint,

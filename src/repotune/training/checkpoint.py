@@ -4,7 +4,8 @@
       lora.safetensors        the fp32 LoRA matrices
       optimizer.safetensors   AdamW's moments: <name>.exp_avg, <name>.exp_avg_sq
       state.json              step, cursor in the order of rows, seed, fingerprint, losses, the best
-                              step so far; and the run's configuration and versions, for people
+                              step so far, the loss scale of a run in fp16; and the run's
+                              configuration and versions, for people
       digests.json            SHA-256 of the three; written last, it says that they are complete
 
 A checkpoint is written under a name that starts with a dot, each file and the folder synced, and
@@ -34,6 +35,7 @@ from torch import Tensor
 from repotune.durable import sync_folder, write_durably, write_parts_durably, writing
 from repotune.errors import CheckpointError, DiskFull
 from repotune.events import Emit, Notice
+from repotune.training.loss_scale import LossScale
 
 LORA, OPTIMIZER, STATE, DIGESTS = (
     "lora.safetensors",
@@ -83,12 +85,19 @@ class Checkpoint:
     first_loss: float
     """Of the run's first step, nats per target."""
     last_loss: float
+    loss_scale: LossScale | None = None
+    """None: gradients are not scaled."""
     lora: Mapping[str, Tensor]
     exp_avg: Mapping[str, Tensor]
     exp_avg_sq: Mapping[str, Tensor]
     best: Best = Best()
     about: Mapping[str, Any] = field(default_factory=dict)
     """JSON values that tell people what the run is; nothing depends on them."""
+
+    @property
+    def skipped(self) -> int:
+        """Steps that updated nothing, since their gradients overflowed fp16."""
+        return 0 if self.loss_scale is None else self.loss_scale.skipped
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -182,6 +191,8 @@ def load(path: Path, *, like: Mapping[str, Tensor], fingerprint: str) -> Checkpo
             f"Checkpoint {path} was made with other settings, rows or another base model: "
             "put back what was changed, or start a new run."
         )
+    # Missing in what was saved before fp16 was there; null where gradients are not scaled.
+    scaling = state.get("loss_scale")
     lora, moments = _tensors(path / LORA), _tensors(path / OPTIMIZER)
     _refuse_unlike(path / LORA, lora, like)
     _refuse_unlike(path / OPTIMIZER, moments, _moments(like, like))
@@ -193,6 +204,7 @@ def load(path: Path, *, like: Mapping[str, Tensor], fingerprint: str) -> Checkpo
         fingerprint=fingerprint,
         first_loss=state["first_loss"],
         last_loss=state["last_loss"],
+        loss_scale=None if scaling is None else LossScale(**scaling),
         lora=lora,
         exp_avg={name: moments[f"{name}.exp_avg"] for name in like},
         exp_avg_sq={name: moments[f"{name}.exp_avg_sq"] for name in like},
@@ -231,6 +243,7 @@ def _state_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
         "last_loss": checkpoint.last_loss,
         "best": asdict(checkpoint.best),
         "about": dict(checkpoint.about),
+        "loss_scale": None if checkpoint.loss_scale is None else asdict(checkpoint.loss_scale),
     }
     yield json.dumps(state, indent=2, allow_nan=False).encode()
 

@@ -62,6 +62,10 @@ class Passes:
     """Each row is cut into so many."""
 
 
+class HalfUpdated(TrainingError):
+    """Some weights are of the step before, some of this one: nothing of them may be saved."""
+
+
 class Memory:
     """Runs steps, and finds passes that fit where memory runs out.
 
@@ -85,15 +89,21 @@ class Memory:
         """``attempt(passes)``, again with the next rung while it runs out of memory.
 
         ``updates`` counts the changes of the weights: after one nothing may be repeated. ``step``
-        is for messages. Raises DoesNotFit when there is no rung left.
+        is for messages. Raises DoesNotFit when there is no rung left, HalfUpdated if memory ran out
+        too late for a repetition.
         """
         before, self._tokens_per_row = updates(), tokens_per_row
         while True:
             try:
                 return attempt(self.passes)
             except RuntimeError as error:
-                if not is_out_of_memory(error) or updates() != before:
+                if not is_out_of_memory(error):
                     raise
+                if updates() != before:
+                    raise HalfUpdated(
+                        f"Memory ran out while the weights were updated at step {step}: close "
+                        "other programs and go on with --resume."
+                    ) from error
             # Outside of the handler: the traceback holds the tensors of the broken pass.
             self._release()
             self.passes = self._next(step)

@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
 from repotune.errors import DoesNotFit, RepotuneError, TrainingError
-from repotune.events import Emit, Notice, StageDone, StageStarted, StepDone
+from repotune.events import Emit, Notice, StageDone, StageStarted
 from repotune.records import Policy, TrainResult
 from repotune.training.checkpoint import Checkpoint
-from repotune.training.healing import Memory, Passes, Replan, explaining_a_lost_gpu
+from repotune.training.healing import HalfUpdated, Memory, Passes, Replan, explaining_a_lost_gpu
 from repotune.training.heldout import Heldout, is_due, is_over, measured
+from repotune.training.loss_scale import LEAST, LossScale
 from repotune.training.optimizer import AdamW
 from repotune.training.order import Rows, SampleOrder, cut
+from repotune.training.pace import Dropped, Pace, Stop
 from repotune.training.saver import Saver
 from repotune.training.schedule import LrSchedulerType, learning_rate_at, warmup_steps
 from repotune.training.step import StepFigures, Trainable, train_step
 from repotune.training.watch import Conditions, Watch, watching
 
-STOP_SECONDS: Final = 4.0
-"""What is left of a step may take so long when somebody wants to stop; the promise is 10 s with
-the saving."""
 _STAGE = "training"
-_WINDOW_STEPS = 20
-"""Speed is the mean over this many steps: steady enough to read, and it follows the machine."""
 
 
 def total_steps(
@@ -55,10 +51,10 @@ def train(
     decoder: Trainable, rows: Rows, *, batch_size: int, gradient_accumulation_steps: int,
     rows_per_pass: int, steps: int, learning_rate: float, lr_scheduler_type: LrSchedulerType,
     warmup_ratio: float, weight_decay: float, max_grad_norm: float, seed: int, policy: Policy,
-    dropout: bool, save_steps: int, checkpoints: Path, fingerprint: str, about: Mapping[str, Any],
-    resume_from: Checkpoint | None, heldout: Heldout | None, replan: Replan, may_cut_rows: bool,
-    conditions: Conditions, emit: Emit, should_stop: Callable[[], bool],
-    pause: Callable[[], bool],
+    dropout: bool, loss_scale: LossScale | None, save_steps: int, checkpoints: Path,
+    fingerprint: str, about: Mapping[str, Any], resume_from: Checkpoint | None,
+    heldout: Heldout | None, replan: Replan, may_cut_rows: bool, conditions: Conditions, emit: Emit,
+    should_stop: Callable[[], bool], pause: Callable[[], bool],
 ) -> TrainResult:  # fmt: skip
     """Train ``decoder`` in place to ``steps`` optimizer steps, from ``resume_from`` or from 0.
 
@@ -67,21 +63,24 @@ def train(
     ``pause`` is followed by another try until it says no. ``rows_per_pass`` rows go through the
     model at once: the result is the same (but for dropout, which is drawn by pass), and the memory
     is not. Where it runs out, ``replan`` says what to do (see ``healing``), and ``may_cut_rows``
-    what is allowed. ``dropout``: whether the rows get seeds for it. Where ``should_stop`` says yes,
-    what is done is saved and the result is ``interrupted``; a step that would take long is
-    dropped, and done again when the run is resumed. At the end the weights are those of the lowest
-    held-out loss, if that was measured. On a CPU a resumed run is, bit for bit, the uninterrupted
-    one.
+    what is allowed. ``dropout``: whether the rows get seeds for it; ``loss_scale``: fp16's, to
+    start with, None: none. Where ``should_stop`` says yes, what is done is saved and the result is
+    ``interrupted``; a step that would take long is dropped, and done again when the run is resumed.
+    At the end the weights are those of the lowest held-out loss, if that was measured. On a CPU a
+    resumed run is, bit for bit, the uninterrupted one.
 
-    Raises TrainingError if a loss is not a finite number, there is nothing to learn from or the GPU
-    is lost, DoesNotFit if memory runs out whatever is done, DiskFull or RunError if a checkpoint
-    cannot be written.
+    Raises TrainingError if a loss is not finite, a gradient is not even with a loss scale of 1,
+    there is nothing to learn from or the GPU is lost, DoesNotFit if memory runs out whatever is
+    done, DiskFull or RunError if a checkpoint cannot be written.
     """
     started = time.perf_counter()
     global_batch = batch_size * gradient_accumulation_steps
     _check_rows(len(rows), global_batch, emit)
-    optimizer = AdamW(decoder.lora_flat(), decoder.lora_state(), weight_decay=weight_decay)
-    reached = _start(decoder, optimizer, resume_from, seed, fingerprint, about)
+    optimizer = AdamW(
+        decoder.lora_flat(), decoder.lora_state(), weight_decay=weight_decay,
+        on_host=policy.optimizer_offloaded,
+    )  # fmt: skip
+    reached = _start(decoder, optimizer, resume_from, loss_scale, seed, fingerprint, about)
     saver = Saver(
         checkpoints, reached, saves=_saves(steps - reached.step, save_steps, heldout),
         keeps_best=heldout is not None, emit=emit, pause=pause,
@@ -90,7 +89,7 @@ def train(
         Passes(policy=policy, rows=rows_per_pass), replan=replan,
         release=partial(_release, decoder), may_cut_rows=may_cut_rows, emit=emit,
     )  # fmt: skip
-    pace, stop = _Pace(steps), _Stop(should_stop, emit)
+    pace, stop = Pace(steps), Stop(should_stop, emit)
     emit(StageStarted(stage=_STAGE, total=steps, unit="steps"))
     with watching(emit, conditions) as watch:
         run = _Run(
@@ -136,8 +135,8 @@ class _Run:
     saver: Saver
     heldout: Heldout | None
     watch: Watch
-    pace: _Pace
-    stop: _Stop
+    pace: Pace
+    stop: Stop
     emit: Emit
     steps: int
     global_batch: int
@@ -160,6 +159,8 @@ class _Run:
             else:
                 try:
                     reached = self._next(reached)
+                except HalfUpdated:
+                    raise
                 except (TrainingError, DoesNotFit):
                     with suppress(RepotuneError):  # the step's own error says more
                         self._save(reached)  # the weights are those of the last good step
@@ -174,11 +175,14 @@ class _Run:
         samples = self.order.batch(reached.cursor, self.global_batch)
 
         def attempt(passes: Passes) -> StepFigures:
+            if passes.policy.optimizer_offloaded:
+                self.optimizer.move_to_host()
             cut_samples = cut(samples, passes.cuts)
             self.stop.begin_step(passes=math.ceil(len(cut_samples) / passes.rows))
             return train_step(
                 self.decoder, self.optimizer, cut_samples, step=step, learning_rate=rate,
                 max_grad_norm=self.max_grad_norm, policy=passes.policy, rows_per_pass=passes.rows,
+                loss_scale=None if reached.loss_scale is None else reached.loss_scale.value,
                 between_passes=self.stop.between_passes,
             )  # fmt: skip
 
@@ -188,9 +192,9 @@ class _Run:
                 attempt, step=step, tokens_per_row=len(samples[0].row.input_ids),
                 updates=lambda: self.optimizer.updates,
             )  # fmt: skip
-        except _Dropped:
+        except Dropped:
             return reached
-        reached = _advance(reached, figures, self.global_batch)
+        reached = _advance(reached, figures, self.global_batch, self.emit)
         self.emit(self.pace.step_done(step, rate, figures))
         self.watch.done(step, figures.loss)
         self.saver.tell()
@@ -205,7 +209,9 @@ class _Run:
 
     def _save(self, reached: Checkpoint) -> None:
         if reached.step and not self.saver.has(reached.step):
-            self.saver.begin(reached, learned=self.rate_at(reached.step - 1) > 0)
+            # A step that overflowed changed nothing.
+            updated = reached.loss_scale is None or reached.loss_scale.clean_steps > 0
+            self.saver.begin(reached, learned=self.rate_at(reached.step - 1) > 0 and updated)
 
 
 def _check_rows(rows: int, global_batch: int, emit: Emit) -> None:
@@ -222,8 +228,8 @@ def _check_rows(rows: int, global_batch: int, emit: Emit) -> None:
 
 
 def _start(
-    decoder: Trainable, optimizer: AdamW, resume_from: Checkpoint | None, seed: int,
-    fingerprint: str, about: Mapping[str, Any],
+    decoder: Trainable, optimizer: AdamW, resume_from: Checkpoint | None,
+    loss_scale: LossScale | None, seed: int, fingerprint: str, about: Mapping[str, Any],
 ) -> Checkpoint:  # fmt: skip
     """The state before the first step of this process, over the live tensors."""
     state = decoder.lora_state()
@@ -235,6 +241,7 @@ def _start(
         tokens=0,
         first_loss=math.nan,
         last_loss=math.nan,
+        loss_scale=loss_scale,
         lora=state,
         exp_avg=optimizer.exp_avg,
         exp_avg_sq=optimizer.exp_avg_sq,
@@ -246,7 +253,9 @@ def _start(
         state[name].copy_(tensor)
     decoder.refresh()
     optimizer.restore(
-        steps=resume_from.step, exp_avg=resume_from.exp_avg, exp_avg_sq=resume_from.exp_avg_sq
+        steps=resume_from.step - resume_from.skipped,
+        exp_avg=resume_from.exp_avg,
+        exp_avg_sq=resume_from.exp_avg_sq,
     )
     return replace(
         fresh,
@@ -256,10 +265,14 @@ def _start(
         first_loss=resume_from.first_loss,
         last_loss=resume_from.last_loss,
         best=resume_from.best,
+        loss_scale=resume_from.loss_scale,
     )
 
 
-def _advance(reached: Checkpoint, figures: StepFigures, global_batch: int) -> Checkpoint:
+def _advance(
+    reached: Checkpoint, figures: StepFigures, global_batch: int, emit: Emit
+) -> Checkpoint:
+    """The state after a step. Raises TrainingError once an overflow cannot be scaled away."""
     return replace(
         reached,
         step=reached.step + 1,
@@ -267,6 +280,7 @@ def _advance(reached: Checkpoint, figures: StepFigures, global_batch: int) -> Ch
         tokens=reached.tokens + figures.tokens,
         first_loss=reached.first_loss if reached.step else figures.loss,
         last_loss=figures.loss,
+        loss_scale=_next_scale(reached, figures, emit),
     )
 
 
@@ -274,6 +288,27 @@ def _saves(steps: int, save_steps: int, heldout: Heldout | None) -> int:
     """At most so many checkpoints are written in ``steps`` steps."""
     measurements = 0 if heldout is None else math.ceil(steps / heldout.every_steps)
     return math.ceil(steps / save_steps) + measurements
+
+
+def _next_scale(reached: Checkpoint, figures: StepFigures, emit: Emit) -> LossScale | None:
+    if reached.loss_scale is None:
+        return None
+    overflowed, step = figures.grad_norm is None, reached.step + 1
+    after = reached.loss_scale.after(overflowed)
+    if after.value < LEAST:
+        raise TrainingError(
+            f"The gradient of step {step} overflows fp16 even with a loss scale of {LEAST:.0f}, "
+            "and the weights stay as they were before it: start again with a lower "
+            'learning_rate, or with precision = "fp32".'
+        )
+    if overflowed:
+        emit(
+            Notice(
+                message=f"The gradient of step {step} overflowed fp16: its update is skipped, and "
+                f"the loss scale is {after.value:,.0f} from now on."
+            )
+        )
+    return after
 
 
 def _release(decoder: Trainable) -> None:
@@ -291,7 +326,9 @@ def _tell_end(reached: Checkpoint, stopped_early: bool, emit: Emit) -> None:
                 f"measurements than the {best.loss:.4f} after step {best.step}."
             )
         )
-    emit(StageDone(stage=_STAGE, summary=f"{reached.step} steps, {reached.tokens:,} tokens"))
+    skipped = f" ({reached.skipped} skipped)" if reached.skipped else ""
+    summary = f"{reached.step} steps{skipped}, {reached.tokens:,} tokens"
+    emit(StageDone(stage=_STAGE, summary=summary))
 
 
 def _take_best(decoder: Trainable, saver: Saver, reached: Checkpoint) -> None:
@@ -304,75 +341,3 @@ def _take_best(decoder: Trainable, saver: Saver, reached: Checkpoint) -> None:
         for name, tensor in best.lora.items():
             state[name].copy_(tensor)
         decoder.refresh()
-
-
-class _Pace:
-    """How fast it goes, and for how long still."""
-
-    def __init__(self, steps: int) -> None:
-        self.tokens = 0
-        self._steps = steps
-        self._window: deque[tuple[float, int]] = deque(maxlen=_WINDOW_STEPS)
-        self._last = time.perf_counter()
-
-    def step_done(self, step: int, learning_rate: float, figures: StepFigures) -> StepDone:
-        """The event for ``step``, whose time is all that passed since the one before."""
-        now = time.perf_counter()
-        self._window.append((now - self._last, figures.tokens))
-        self._last = now
-        self.tokens += figures.tokens
-        seconds = sum(seconds for seconds, _ in self._window)
-        return StepDone(
-            step=step,
-            steps=self._steps,
-            loss=figures.loss,
-            grad_norm=figures.grad_norm,
-            learning_rate=learning_rate,
-            tokens=figures.tokens,
-            tokens_per_second=sum(tokens for _, tokens in self._window) / seconds,
-            seconds_left=(self._steps - step) * seconds / len(self._window),
-        )
-
-
-class _Dropped(Exception):
-    """The step is given up for a stop; nothing but its own gradients is lost."""
-
-
-class _Stop:
-    """Asks whether to stop, and says once that it heard, since a step can take a minute."""
-
-    def __init__(self, should_stop: Callable[[], bool], emit: Emit) -> None:
-        self.asked = False
-        self._should_stop, self._emit = should_stop, emit
-        self._began, self._passes, self._done = time.perf_counter(), 0, 0
-        self._usual_seconds = 0.0
-
-    def begin_step(self, *, passes: int) -> None:
-        """A step of so many passes begins."""
-        self._began, self._passes, self._done = time.perf_counter(), passes, 0
-
-    def between_passes(self) -> None:
-        """Raises _Dropped if a stop is asked for and the rest of the step would take long."""
-        self._done += 1
-        self.ask()
-        elapsed = time.perf_counter() - self._began
-        # A GPU is still busy with what the host has passed; the last step says how long that takes.
-        by_passes = elapsed / self._done * (self._passes - self._done)
-        if self.asked and max(by_passes, self._usual_seconds - elapsed) > STOP_SECONDS:
-            raise _Dropped
-
-    def end_step(self) -> None:
-        """The step is done."""
-        self._usual_seconds = time.perf_counter() - self._began
-        self.ask()
-
-    def ask(self) -> None:
-        """Note what ``should_stop`` says."""
-        if not self.asked and self._should_stop():
-            self.asked = True
-            self._emit(
-                Notice(
-                    message="Stopping: what is done is saved first; a second Ctrl-C stops at once, "
-                    "and loses nothing that was saved before."
-                )
-            )

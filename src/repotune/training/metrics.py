@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _WHOLE = "; what was saved before is whole"
-_CURVES = ("loss", "grad_norm", "learning_rate", "tokens_per_second")
+_CURVES = ("loss", "grad_norm", "learning_rate", "loss_scale", "tokens_per_second")
 _FLUSH_SECONDS = 10
 
 
@@ -77,8 +77,9 @@ class _Board:
             return
         with self._given_up_on_errors():
             if isinstance(event, StepDone):
-                for curve in _CURVES:
-                    self._writer.add_scalar(f"train/{curve}", asdict(event)[curve], event.step)
+                for curve, value in asdict(event).items():
+                    if curve in _CURVES and value is not None:
+                        self._writer.add_scalar(f"train/{curve}", value, event.step)
             elif isinstance(event, HeldoutMeasured):
                 self._writer.add_scalar("heldout/loss", event.loss, event.step)
 

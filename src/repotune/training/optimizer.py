@@ -9,6 +9,8 @@ from torch import Tensor
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
+CHUNK = 2**22
+"""Numbers whose moments are on the device at a time, 32 MiB, where they wait in host memory."""
 
 
 class AdamW:
@@ -16,13 +18,18 @@ class AdamW:
 
     ``flat`` [N] fp32 is updated in place, by the gradient in its ``.grad``; ``weights`` are views
     that cover it. All state exists from the start, so that memory is known before the first step.
-    One tensor is one launch on a GPU, where hundreds would keep it waiting for the host.
+    One tensor is one launch on a GPU, where hundreds would keep it waiting for the host. With
+    ``on_host`` the moments wait in pinned host memory, and come and go in chunks.
     """
 
-    def __init__(self, flat: Tensor, weights: Mapping[str, Tensor], *, weight_decay: float) -> None:
+    def __init__(
+        self, flat: Tensor, weights: Mapping[str, Tensor], *, weight_decay: float,
+        on_host: bool = False,
+    ) -> None:  # fmt: skip
         assert sum(weight.numel() for weight in weights.values()) == flat.numel()
-        self._flat, self._weight_decay = flat, weight_decay
-        self._exp_avg, self._exp_avg_sq = torch.zeros_like(flat), torch.zeros_like(flat)
+        self._flat, self._weights, self._weight_decay = flat, weights, weight_decay
+        self._on_host = on_host
+        self._exp_avg, self._exp_avg_sq = (self._zeros(), self._zeros())
         self._steps = torch.zeros((), dtype=torch.float32, device=flat.device)
         self.updates = 0
         """How often ``step`` was called: while it stands still, so do the weights."""
@@ -31,9 +38,24 @@ class AdamW:
         self.exp_avg_sq = _views(self._exp_avg_sq, flat, weights)
         """Running mean of their squares, by name."""
 
+    def move_to_host(self) -> None:
+        """Let the moments wait in host memory from now on."""
+        if self._on_host:
+            return
+        self._on_host = True
+        self._exp_avg = self._zeros().copy_(self._exp_avg)
+        self._exp_avg_sq = self._zeros().copy_(self._exp_avg_sq)
+        # In place: a checkpoint looks at the same dictionaries.
+        self.exp_avg.update(_views(self._exp_avg, self._flat, self._weights))
+        self.exp_avg_sq.update(_views(self._exp_avg_sq, self._flat, self._weights))
+
     def zero_grad(self) -> None:
         """Set the gradients to zero in place: they are buffers that a decoder adds to."""
         self._gradient().zero_()
+
+    def unscale(self, loss_scale: float) -> None:
+        """Divide the gradients by ``loss_scale``, in place; a power of two rounds nothing."""
+        self._gradient().div_(loss_scale)
 
     def clip(self, max_grad_norm: float) -> Tensor:
         """Scale a longer gradient down to ``max_grad_norm``; returns its L2 norm before, []."""
@@ -47,23 +69,36 @@ class AdamW:
         self.updates += 1
         skip = (~figures.isfinite().all()).float().reshape(1)
         self._steps += 1
-        # torch.optim's own fused kernel, called itself for the sake of ``found_inf``.
-        torch._fused_adamw_(
-            [self._flat], [self._gradient()], [self._exp_avg], [self._exp_avg_sq], [],
-            [self._steps], lr=learning_rate, beta1=BETAS[0], beta2=BETAS[1],
-            weight_decay=self._weight_decay, eps=EPSILON, amsgrad=False, maximize=False,
-            grad_scale=None, found_inf=skip,
-        )  # fmt: skip
+        size = CHUNK if self._on_host else self._flat.numel()
+        tensors = (self._flat, self._gradient(), self._exp_avg, self._exp_avg_sq)
+        for parts in zip(*(torch.split(one, size) for one in tensors), strict=True):
+            weight, gradient, *waiting = parts
+            moments = [one.to(self._flat.device, non_blocking=True) for one in waiting]
+            # torch.optim's own fused kernel, called itself for the sake of ``found_inf``.
+            torch._fused_adamw_(
+                [weight], [gradient], [moments[0]], [moments[1]], [], [self._steps],
+                lr=learning_rate, beta1=BETAS[0], beta2=BETAS[1],
+                weight_decay=self._weight_decay, eps=EPSILON, amsgrad=False, maximize=False,
+                grad_scale=None, found_inf=skip,
+            )  # fmt: skip
+            if self._on_host:
+                for host, moment in zip(waiting, moments, strict=True):
+                    host.copy_(moment, non_blocking=True)
         self._steps -= skip[0]
 
     def restore(
         self, *, steps: int, exp_avg: Mapping[str, Tensor], exp_avg_sq: Mapping[str, Tensor]
     ) -> None:
-        """Take over the moments as they were after ``steps`` steps."""
+        """Take over the moments as they were after ``steps`` updates (skipped ones left out)."""
         for name in self.exp_avg:
             self.exp_avg[name].copy_(exp_avg[name])
             self.exp_avg_sq[name].copy_(exp_avg_sq[name])
         self._steps.fill_(steps)
+
+    def _zeros(self) -> Tensor:
+        if self._on_host and self._flat.is_cuda:
+            return torch.zeros(self._flat.shape, dtype=torch.float32, pin_memory=True)
+        return torch.zeros_like(self._flat)
 
     def _gradient(self) -> Tensor:
         gradient = self._flat.grad

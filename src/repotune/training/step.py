@@ -48,7 +48,9 @@ class StepFigures:
     """What one step gave; fields as in ``events.StepDone``."""
 
     loss: float
-    grad_norm: float
+    grad_norm: float | None
+    """None: the gradient overflowed, and the weights stay as they were."""
+    loss_scale: float | None
     tokens: int
 
 
@@ -62,32 +64,42 @@ def train_step(
     max_grad_norm: float,
     policy: Policy,
     rows_per_pass: int,
+    loss_scale: float | None,
     between_passes: Callable[[], None],
 ) -> StepFigures:
     """Add up the gradients of all samples' losses, clip, update the weights.
 
     The loss is a sum over all targets of the global batch, divided once by their number, however
     the batch is cut into forward passes of ``rows_per_pass`` rows. ``step`` (1-based) is for
-    messages. Raises TrainingError, with the weights as they were, if a loss or the gradient is not
-    a finite number.
+    messages. With a ``loss_scale``, gradients are computed times it and divided by it before they
+    are clipped; one that is not finite then is an overflow, which skips the update.
+
+    Raises TrainingError, with the weights as they were, if a loss is not a finite number, if the
+    gradient is not and there is no ``loss_scale``, or if no position has a label.
     """
     targets = sum(int(np.count_nonzero(sample.row.labels != IGNORE)) for sample in samples)
-    assert targets, "rows without a label"
+    if not targets:
+        raise TrainingError(
+            f"Step {step} has nothing to learn from, because {_named(samples)} holds no label: "
+            "start a new run, which makes the rows anew."
+        )
     optimizer.zero_grad()
     passes = [samples[i : i + rows_per_pass] for i in range(0, len(samples), rows_per_pass)]
     losses = []
     for together in passes:
         loss = decoder.loss_and_grad(
             joined([sample.row for sample in together]),
-            scale=1.0 / targets,
+            scale=(loss_scale or 1.0) / targets,
             policy=policy,
-            dropout_seed=together[0].dropout_seed,
+            dropout_seed=pass_seed(together),
         )
         losses.append(loss)
         between_passes()
     # A GPU is not waited for until the whole step is on its way; the optimizer itself passes over
     # a step whose loss or gradient is not finite.
     each_loss = torch.stack(losses)
+    if loss_scale is not None:
+        optimizer.unscale(loss_scale)
     norm = optimizer.clip(max_grad_norm)
     optimizer.step(learning_rate, figures=torch.stack([each_loss.sum(), norm]))
     decoder.refresh()
@@ -95,13 +107,26 @@ def train_step(
         if not math.isfinite(loss):
             raise TrainingError(_not_finite("loss", loss, step, together, learning_rate))
     grad_norm = float(norm)
-    if not math.isfinite(grad_norm):
+    overflowed = not math.isfinite(grad_norm)
+    if overflowed and loss_scale is None:
         raise TrainingError(_not_finite("gradient", grad_norm, step, samples, learning_rate))
     return StepFigures(
         loss=float(each_loss.sum()) / targets,
-        grad_norm=grad_norm,
+        grad_norm=None if overflowed else grad_norm,
+        loss_scale=loss_scale,
         tokens=sum(tokens_in(sample.row) for sample in samples),
     )
+
+
+def pass_seed(samples: Sequence[Sample]) -> int | None:
+    """The seed of a pass's dropout masks, which are drawn over all of its rows at once.
+
+    A row alone has its own; the seeds of several, in their order, are hashed into one.
+    """
+    seeds = [sample.dropout_seed for sample in samples if sample.dropout_seed is not None]
+    if len(seeds) < 2:
+        return seeds[0] if seeds else None
+    return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0])
 
 
 def joined(rows: Sequence[Row]) -> Row:
@@ -126,9 +151,13 @@ def tokens_in(row: Row) -> int:
 def _not_finite(
     what: str, value: float, step: int, samples: Sequence[Sample], learning_rate: float
 ) -> str:
-    rows = ", ".join(str(sample.index) for sample in samples)
     return (
         f"The {what} became {value} at step {step} (learning rate {learning_rate:.3g}, "
-        f"{'row' if len(samples) == 1 else 'rows'} {rows}), and the weights stay as they were "
+        f"{_named(samples)}), and the weights stay as they were "
         'before it: start again with a lower learning_rate, or with precision = "fp32".'
     )
+
+
+def _named(samples: Sequence[Sample]) -> str:
+    rows = ", ".join(str(sample.index) for sample in samples)
+    return f"{'row' if len(samples) == 1 else 'rows'} {rows}"

@@ -2,7 +2,9 @@
 
 cuDNN's is faster by 1.7 times where every document has the same length, and cannot be asked for
 several lengths; flash attention can. (Compiled FlexAttention is no faster than flash on rows of
-several documents: 1.3 against 1.1 ms on an H100, 15 documents in 8,192 tokens.)
+several documents: 1.3 against 1.1 ms on an H100, 15 documents in 8,192 tokens.) Neither writes
+where it is told to, so that its output is copied; cuDNN's backward reads it there without a copy
+if the gradient has the same strides.
 
 Shapes: T tokens, K key/value heads, G query heads per key/value head, N = K * G, H head width,
 B documents of S tokens.
@@ -14,7 +16,6 @@ import torch
 from torch import Tensor
 
 from repotune.kernels.attention import Attended, Documents
-from repotune.kernels.buffers import Buffers
 
 _aten = torch.ops.aten
 CUDNN_LEAST = 128
@@ -22,7 +23,7 @@ CUDNN_LEAST = 128
 
 
 def flash_attention(
-    q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor, documents: Documents, buffers: Buffers
+    q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor, documents: Documents, out_KTGH: Tensor
 ) -> Attended:
     """See ``attention.attention``; its backward is deterministic where torch is told to be."""
     q_TNH = _by_token(q_KTGH)
@@ -30,7 +31,7 @@ def flash_attention(
         q_TNH, k_KTH.transpose(0, 1), v_KTH.transpose(0, 1), documents.bounds, documents.bounds,
         documents.longest, documents.longest, 0.0, True, False, **_window(documents),
     )  # fmt: skip
-    return Attended(_by_head(out, q_KTGH), (lse, rng, unused))
+    return Attended(out_KTGH.copy_(_by_head(out, q_KTGH)), (lse, rng, unused))
 
 
 def flash_attention_backward(
@@ -48,17 +49,17 @@ def flash_attention_backward(
 
 
 def fastest_attention(
-    q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor, documents: Documents, buffers: Buffers
+    q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor, documents: Documents, out_KTGH: Tensor
 ) -> Attended:
     """See ``attention.attention``; cuDNN's where it can be used."""
     if not _suits_cudnn(q_KTGH, documents):
-        return flash_attention(q_KTGH, k_KTH, v_KTH, documents, buffers)
+        return flash_attention(q_KTGH, k_KTH, v_KTH, documents, out_KTGH)
     q, k, v = (_by_document(one, documents) for one in _by_tokens(q_KTGH, k_KTH, v_KTH))
     out, lse, cu_q, cu_k, max_q, max_k, seed, offset, _ = _aten._scaled_dot_product_cudnn_attention(
         q, k, v, None, True, 0.0, True, False
     )
     del cu_q, cu_k, max_q, max_k
-    return Attended(_by_head(_flat(out), q_KTGH), (lse, seed, offset))
+    return Attended(out_KTGH.copy_(_by_head(_flat(out), q_KTGH)), (lse, seed, offset))
 
 
 def fastest_attention_backward(

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from repotune.kernels import nf4
-from repotune.kernels.nf4 import BLOCK, GROUP, Nf4, code_table, dynamic_table
+from repotune.kernels.nf4 import BLOCK, GROUP, AdapterBlock, Nf4, code_table, dynamic_table
 
 _BLOCKS = 64
 """Blocks of 64 numbers that a program writes: 4,096 numbers, 2 KiB of codes."""
@@ -42,15 +44,25 @@ def _dequantise(
 
 
 @triton.jit
+def _block(b_ptr, row, column, start, end, rank, RANK):
+    inside = (row >= start) & (row < end) & (column >= rank) & (column < rank + RANK)
+    return tl.load(b_ptr + (row - start) * RANK + column - rank, mask=inside, other=0.0)
+
+
+@triton.jit
 def _place(
-    a_ptr, b_ptr, padded_ptr, ROWS, WIDTH, RANKS, stride, TILE: tl.constexpr,
+    a_ptr, b0_ptr, b1_ptr, b2_ptr, padded_ptr, ROWS, WIDTH, RANKS, RANK, stride,
+    start0, end0, rank0, start1, end1, rank1, start2, end2, rank2, TILE: tl.constexpr,
 ):  # fmt: skip
     number = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     of_b = ROWS * RANKS
     is_b = number < of_b
-    b = tl.load(b_ptr + number, mask=is_b, other=0.0)
-    at_b = number // RANKS * stride + WIDTH + number % RANKS
-    tl.store(padded_ptr + at_b, b, mask=is_b)
+    row, column = number // RANKS, number % RANKS
+    # A number of B belongs to one module's block at most, and is zero outside of them.
+    b = _block(b0_ptr, row, column, start0, end0, rank0, RANK)
+    b += _block(b1_ptr, row, column, start1, end1, rank1, RANK)
+    b += _block(b2_ptr, row, column, start2, end2, rank2, RANK)
+    tl.store(padded_ptr + row * stride + WIDTH + column, b, mask=is_b)
     in_a = number - of_b
     is_a = (in_a >= 0) & (in_a < RANKS * WIDTH)
     a = tl.load(a_ptr + in_a, mask=is_a, other=0.0)
@@ -73,11 +85,17 @@ def dequantise(matrix: Nf4, out_OK: Tensor) -> None:
     )  # fmt: skip
 
 
-def place_adapter(a_RK: Tensor, b_OR: Tensor, padded: Tensor) -> None:
-    """See ``nf4.place_adapter``."""
+def place_adapter(
+    a_RK: Tensor, blocks: Sequence[AdapterBlock], outputs: int, padded: Tensor
+) -> None:
+    """See ``nf4.place_adapter``; of at most three blocks."""
     ranks, width = a_RK.shape
-    if ranks:
-        count = ranks * (width + len(b_OR))
-        _place[(triton.cdiv(count, _TILE),)](
-            a_RK, b_OR, padded, len(b_OR), width, ranks, padded.stride(0), TILE=_TILE, num_warps=4
-        )
+    if not ranks:
+        return
+    absent = AdapterBlock(slice(0, 0), slice(0, 0), blocks[0].values)
+    three = [*blocks, absent, absent][:3]
+    bounds = [n for b in three for n in (b.rows.start, b.rows.stop, b.columns.start)]
+    _place[(triton.cdiv(ranks * (width + outputs), _TILE),)](
+        a_RK, *(block.values for block in three), padded, outputs, width, ranks,
+        blocks[0].values.shape[1], padded.stride(0), *bounds, TILE=_TILE, num_warps=4,
+    )  # fmt: skip

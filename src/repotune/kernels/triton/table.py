@@ -58,7 +58,8 @@ def token_losses(x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, buffers: Buffe
 def _chunks(x_TD: Tensor, head_VD: Tensor, buffers: Buffers) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, len(x_TD), CHUNK_ROWS):
         rows = slice(start, min(start + CHUNK_ROWS, len(x_TD)))
-        logits = buffers.take("logits", rows.stop - rows.start, len(head_VD))
+        # In the place of gate and up: between forward and backward no layer's are there.
+        logits = buffers.take("gate_up", rows.stop - rows.start, len(head_VD))
         yield rows, torch.mm(x_TD[rows], head_VD.t(), out=logits)
 
 
