@@ -2,6 +2,8 @@
 
 import errno
 import os
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,11 @@ import torch
 
 from repotune.errors import DiskFull
 from repotune.events import CheckpointSaved, Notice
-from repotune.training import Heldout, damages, latest, train
-from repotune.training.checkpoint import checkpoint_path
+from repotune.training import Checkpoint, Heldout, damages, latest, load, train
+from repotune.training.checkpoint import checkpoint_path, save
+from repotune.training.saver import Saver
 
-from .tiny import TinyModel, TinyRows, settings
+from .tiny import A, B, TinyModel, TinyRows, settings
 
 
 def heldout(losses, *, every=1, patience=None):
@@ -119,3 +122,49 @@ def test_a_stop_while_the_disk_is_full_ends_with_the_sentence_and_loses_nothing(
     monkeypatch.undo()
     assert latest(tmp_path, print).name == "step-000003"
     assert not list(Path(tmp_path).glob(".*"))
+
+
+def state(step, value):
+    tensors = [{A: torch.full((3, 8), value), B: torch.full((8, 3), value)} for _ in range(3)]
+    return Checkpoint(
+        step=step, cursor=4 * step, seed=7, fingerprint="tiny", tokens=1, first_loss=1.0,
+        last_loss=1.0, lora=tensors[0], exp_avg=tensors[1], exp_avg_sq=tensors[2],
+    )  # fmt: skip
+
+
+def test_a_save_goes_on_beside_the_training_and_is_of_the_step_it_began_at(tmp_path, monkeypatch):
+    may_write, events = threading.Event(), []
+
+    def slow_disk(folder, checkpoint):
+        assert may_write.wait(60)
+        return save(folder, checkpoint)
+
+    monkeypatch.setattr("repotune.training.saver.save", slow_disk)
+    live = state(1, 1.0)
+    saver = Saver(
+        tmp_path, replace(live, step=0), saves=3, keeps_best=False, emit=events.append,
+        pause=lambda: False,
+    )  # fmt: skip
+    saver.begin(live, learned=True)
+    for tensors in (live.lora, live.exp_avg, live.exp_avg_sq):  # the next step changes them all
+        for tensor in tensors.values():
+            tensor += 1.0
+    saver.tell()
+    assert (saver.has(1), saver.newest, events) == (True, None, [])
+    may_write.set()
+    saver.finish()
+    assert saver.newest == "step-000001"
+    assert [event.step for event in events] == [1]
+    saved = load(tmp_path / "step-000001", like=live.lora, fingerprint="tiny")
+    for tensors in (saved.lora, saved.exp_avg, saved.exp_avg_sq):
+        assert all((tensor == 1.0).all() for tensor in tensors.values())
+
+
+def test_a_training_that_breaks_off_leaves_the_save_whole(tmp_path):
+    saver = Saver(
+        tmp_path, replace(state(1, 1.0), step=0), saves=3, keeps_best=False,
+        emit=lambda event: None, pause=lambda: False,
+    )  # fmt: skip
+    saver.begin(state(5, 2.0), learned=True)
+    saver.abandon()
+    assert saver.newest == latest(tmp_path, print).name == "step-000005"

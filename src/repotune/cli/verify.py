@@ -17,7 +17,7 @@ from repotune.records import Verification
     help="Check every file of RUN by its digest, load its adapter, compute one held-out figure "
     "again, and say what can be saved if something is wrong. Changes nothing; the exit code is 0 "
     "only if all is well. RUN is a run's folder, or its name.",
-    short_help="Check every file of a run, and that its adapter does what it did.",
+    short_help="Check a run's files, and that its adapter does what it did.",
 )
 @click.argument("run")
 @json_option
