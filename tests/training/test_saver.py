@@ -148,7 +148,7 @@ def test_a_save_goes_on_beside_the_training_and_is_of_the_step_it_began_at(tmp_p
     saver.begin(live, learned=True)
     for tensors in (live.lora, live.exp_avg, live.exp_avg_sq):  # the next step changes them all
         for tensor in tensors.values():
-            tensor += 1.0
+            tensor.add_(1.0)
     saver.tell()
     assert (saver.has(1), saver.newest, events) == (True, None, [])
     may_write.set()
