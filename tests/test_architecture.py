@@ -197,7 +197,7 @@ def test_nothing_is_unpickled_executed_or_asked_whether_it_has_an_attribute() ->
 def test_nothing_below_the_command_line_prints_exits_or_reads_the_environment() -> None:
     wrong = []
     for file in files():
-        if file.room == "cli":
+        if file.room in ("cli", "__main__"):
             continue
         for node in ast.walk(file.tree):
             text = ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""

@@ -104,6 +104,15 @@ def test_a_damaged_adapter_is_written_again_as_the_advice_says(run):
     assert verify(run.path).ok
 
 
+def test_a_damaged_adapter_is_written_again_by_a_resume_alone(run):
+    flip(run.adapter / "adapter_model.safetensors")
+    assert resume(run.path).steps == 6
+    assert verify(run.path).ok
+    assert run.state().facts["training"]["tokens_per_second"] > 0  # of when it was trained
+    with pytest.raises(RunError, match="is finished"):
+        resume(run.path)
+
+
 def test_an_adapter_that_scores_otherwise_is_found(run):
     path = run.adapter / "adapter_model.safetensors"
     louder = {name: tensor * 3 for name, tensor in load(path.read_bytes()).items()}

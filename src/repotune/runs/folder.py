@@ -114,6 +114,16 @@ class RunFolder:
                         "--resume makes it again."
                     )
 
+    def is_whole(self, folder: Path) -> bool:
+        """Whether ``folder`` is there, and nothing in it is known to be other than it was."""
+        noted = {n: d for n, d in self.digests().items() if n.startswith(f"{folder.name}/")}
+        try:
+            return folder.is_dir() and all(
+                sha256_of(self.path / name) == digest for name, digest in noted.items()
+            )
+        except RunError:  # a file is gone
+            return False
+
     def digests(self) -> dict[str, str]:
         """SHA-256 by ``folder/file``, of all that was complete once."""
         return dict(self.state().facts.get("digests", {}))
