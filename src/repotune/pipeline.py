@@ -142,9 +142,9 @@ def resume(
     """Go on with a run from its newest whole checkpoint, or from step 0 if it has none.
 
     ``batch_size`` and ``gradient_accumulation_steps`` may be others than before as long as their
-    product, the global batch, stays: memory and time change, the result does not. Of a finished run
-    whose adapter is damaged or gone, that is written again. Raises RunError if there is no such run,
-    or it is finished and whole, UsageError for another global batch.
+    product, the global batch, stays: memory and time change, the result does not. Of a finished
+    run whose adapter is damaged or gone, that is written again. Raises RunError if there is no such
+    run, or it is finished and whole, UsageError for another global batch.
     """
     folder = find_run(run, Path.cwd())
     if folder.state().status == "finished" and folder.is_whole(folder.adapter):

@@ -111,7 +111,7 @@ def _train(
             job, decoder, rows, policy, steps=steps, save_steps=SAVED_AT, checkpoints=place,
             fingerprint=STAGE, about={}, resume_from=start or None, heldout=None, emit=emit,
             should_stop=should_stop, pause=partial(pause_unless, should_stop),
-            gradient_accumulation_steps=1,
+            only_one_pass=True,
         )  # fmt: skip
     if done.interrupted:
         raise KeyboardInterrupt

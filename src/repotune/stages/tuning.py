@@ -76,17 +76,15 @@ def train_once(
     checkpoints: Path, fingerprint: str, about: Mapping[str, Any],
     resume_from: Checkpoint | None, heldout: Heldout | None, emit: Emit,
     should_stop: Callable[[], bool], pause: Callable[[], bool],
-    gradient_accumulation_steps: int | None = None,
+    only_one_pass: bool = False,
 ) -> TrainResult:  # fmt: skip
-    """``training.train`` with the settings of ``job``."""
+    """``training.train`` with the settings of ``job``; a step is one forward pass if asked for."""
     config = job.config
     return train(
         decoder,
         rows,
-        batch_size=config.batch_size,
-        gradient_accumulation_steps=(
-            gradient_accumulation_steps or config.gradient_accumulation_steps
-        ),
+        batch_size=job.rows_per_pass if only_one_pass else config.batch_size,
+        gradient_accumulation_steps=1 if only_one_pass else config.gradient_accumulation_steps,
         rows_per_pass=job.rows_per_pass,
         steps=steps,
         learning_rate=config.learning_rate,
