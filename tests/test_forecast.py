@@ -28,7 +28,7 @@ from repotune.machine import (
     read_rates,
     record_outcome,
 )
-from repotune.planning import choose_policy, fit, gpu_target
+from repotune.planning import Setup, choose_policy, fit, gpu_target, packed_documents
 from repotune.records import LoraSpec, RowsSummary
 from repotune.tables import find_gpu, known_model
 
@@ -112,10 +112,14 @@ def test_the_plan_is_of_the_rows_and_has_the_policy_of_the_run():
     machine, target, made = planned(config)
     on_gpu = machine.gpu is not None
     lora = LoraSpec(r=16, alpha=32.0, dropout=0.0, target_modules=config.target_modules)
+    setup = Setup(
+        shape=STARTER, lora=lora, tokens=512, device="cuda" if on_gpu else "cpu",
+        itemsize=2 if made.config["precision"] == "bf16" else 4,
+        documents=packed_documents(512, 1),
+    )  # fmt: skip
     assert made.policy == choose_policy(
-        STARTER, lora, tokens=512, itemsize=2 if made.config["precision"] == "bf16" else 4,
-        free_bytes=machine.gpu_free_bytes if on_gpu else machine.ram_free_bytes,
-        gradient_checkpointing=True, device="cuda" if on_gpu else "cpu",
+        setup, free_bytes=machine.gpu_free_bytes if on_gpu else machine.ram_free_bytes,
+        gradient_checkpointing=True,
         host_free_bytes=machine.ram_free_bytes if on_gpu else 0,
     )  # fmt: skip
     assert (made.steps, made.verdict) == (12, "fits")

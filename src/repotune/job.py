@@ -81,8 +81,9 @@ class Job:
 
     def setup_of(self, tokens: int) -> Setup:
         """The same with ``tokens`` of a pass."""
-        from repotune.planning import Setup
+        from repotune.planning import Setup, packed_documents
 
+        rows = max(1, tokens // self.config.max_seq_length)
         return Setup(
             shape=self.shape,
             lora=self.lora,
@@ -90,6 +91,7 @@ class Job:
             itemsize=4 if self.precision == "fp32" else 2,
             device=self.device,
             use_4bit=self.use_4bit,
+            documents=packed_documents(tokens, rows),
         )
 
     @property
@@ -202,16 +204,10 @@ def lower_policy(job: Job, tokens: int, than: Policy | None) -> Policy | None:
 def _choose(job: Job, tokens: int, free_bytes: int) -> Policy:
     from repotune.planning import choose_policy
 
-    setup = job.setup_of(tokens)
     return choose_policy(
-        job.shape,
-        job.lora,
-        tokens=tokens,
-        itemsize=setup.itemsize,
+        job.setup_of(tokens),
         free_bytes=free_bytes,
         gradient_checkpointing=job.config.gradient_checkpointing,
-        device=job.device,
-        use_4bit=job.use_4bit,
         host_free_bytes=job.machine.ram_free_bytes if job.machine.gpu else 0,
     )
 
@@ -230,14 +226,6 @@ def _kept_bytes(job: Job, tokens: int, policy: Policy) -> int:
         for layer in policy.layers
         if not layer.offloaded
     )  # fmt: skip
-
-
-def quantised_folder(job: Job) -> Path:
-    """Where the model's 4-bit weights are kept for the next run."""
-    from repotune.machine import cache_folder
-    from repotune.model import weights_id
-
-    return cache_folder() / "nf4" / f"v1-{weights_id(job.base)[:32]}-{job.precision}"
 
 
 def load_decoder(job: Job, emit: Emit) -> Decoder:
@@ -264,8 +252,16 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
         seed=job.config.seed,
         ops=ops,
         use_4bit=job.use_4bit,
-        quantised=QuantisedLayers(quantised_folder(job), emit),
+        quantised=QuantisedLayers(quantised_folder(job.base, job.precision), emit),
     )
+
+
+def quantised_folder(base: ModelRef, precision: str) -> Path:
+    """Where the 4-bit weights made from ``base`` in ``precision`` are kept for later runs."""
+    from repotune.machine import cache_folder
+    from repotune.model import weights_id
+
+    return cache_folder() / "nf4" / f"v1-{weights_id(base)[:32]}-{precision}"
 
 
 def training_fingerprint(job: Job, rows: str) -> str:

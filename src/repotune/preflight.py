@@ -6,25 +6,45 @@ the run itself. Torch is imported inside the verbs that need it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from repotune.config import FineTuningConfig
-from repotune.errors import DownloadError, ModelError
+from repotune.errors import DownloadError, ModelError, UsageError
 from repotune.events import Emit, StageDone, StageStarted, ignore
-from repotune.job import CPU_MODEL, GPU_MODEL, SLOW_FP16
-from repotune.records import LINEAR_MODULES, Diagnosis, LoraSpec, MachineRates, Plan
+from repotune.job import CPU_MODEL, GPU_MODEL, SLOW_FP16, quantised_folder
+from repotune.planning import (
+    Setup,
+    disk,
+    gpu_context,
+    gpu_target,
+    least_gpu_bytes,
+    smaller_model,
+)
+from repotune.planning.claims import FILES, workload
+from repotune.planning.fit import lora_of
+from repotune.planning.policy import GIB
+from repotune.records import (
+    LINEAR_MODULES,
+    Diagnosis,
+    Gpu,
+    LoraSpec,
+    MachineRates,
+    ModelRef,
+    Plan,
+    Shape,
+)
+from repotune.tables import find_gpu
 
 if TYPE_CHECKING:
-    from repotune.machine import JobNeeds, RandomWeights
+    from repotune.machine import JobNeeds, MachineFacts, RandomWeights
     from repotune.machine.texts import Lang
     from repotune.model import Decoder
 
 Form: TypeAlias = Literal["md", "html", "json"]
 PRICE_PER_KWH = 0.17
 """USD: the average of households in the United States, 2025 (EIA)."""
-LEAST_VRAM_BYTES = int(4.9 * 2**30)
-"""CodeLlama 7B in 4 bits at 1 x 1,024 tokens, as measured on the device."""
 
 
 def doctor(*, models: Path, lang: Lang = "en") -> Diagnosis:
@@ -32,10 +52,10 @@ def doctor(*, models: Path, lang: Lang = "en") -> Diagnosis:
 
     ``models`` is where downloaded models lie. With a GPU, one layer is trained on it.
     """
-    from repotune.machine import conclude, expects_gpu, gather, judge, judge_layer, try_layer
+    from repotune.machine import cache_folder, conclude, gather, judge, judge_layer, try_layer
 
-    facts = gather({"models": models, "runs": Path.cwd()})
-    needs = _main_job(on_gpu=expects_gpu(facts), has_torch=facts.torch is not None)
+    facts = gather({"models": models, "cache": cache_folder(), "runs": Path.cwd()})
+    needs = main_job(facts)
     checks = judge(facts, needs, lang)
     if needs.on_gpu and facts.torch and facts.torch.sees_gpu:
         checks += (judge_layer(facts, try_layer(_one_layer, "cuda"), lang),)
@@ -70,10 +90,11 @@ def plan(
     """
     from repotune import survey
 
-    target, notes = survey.named_target(gpu) if gpu else survey.this_target(emit)
-    name = model or (config and config.model)
-    on_gpu = target.device == "cuda" or across == "gpus"
-    subject = survey.find_subject(name or (GPU_MODEL if on_gpu else CPU_MODEL))
+    target, notes = survey.this_target(emit) if gpu is None else survey.named_target(gpu)
+    asked = config.model if model is None and config is not None else model
+    default = GPU_MODEL if target.device == "cuda" else CPU_MODEL
+    subject = survey.find_subject(default if asked is None else asked)
+    rented = survey.find_subject(GPU_MODEL if asked is None else asked)
     base = config or FineTuningConfig()
     if base.precision == "fp16" and target.device == "cpu":
         notes.append(f"{SLOW_FP16}, which the hours of this plan leave out.")
@@ -84,8 +105,9 @@ def plan(
     else:
         workload = survey.given_code(*code)
     return survey.plans(
-        target, subject, config, workload, price_per_kwh=price_per_kwh, across=across, notes=notes
-    )
+        target, subject, config, workload, rented=rented, price_per_kwh=price_per_kwh,
+        across=across, notes=notes,
+    )  # fmt: skip
 
 
 def requirements(*, model: str | None = None, lang: Lang = "en", form: Form = "md") -> str:
@@ -103,24 +125,82 @@ def requirements(*, model: str | None = None, lang: Lang = "en", form: Form = "m
     return (to_html if form == "html" else to_markdown)(document(page, lang))
 
 
-def _main_job(*, on_gpu: bool, has_torch: bool) -> JobNeeds:
-    """What ``tune`` without settings asks of this machine."""
-    from repotune.machine import main_job
+def main_job(facts: MachineFacts) -> JobNeeds:
+    """What ``tune`` without settings asks of this machine: by the planner, for 10,000 files."""
+    from repotune.machine import CPU_RAM_BYTES, GPU_RAM_BYTES, JobNeeds, expects_gpu
+    from repotune.survey import find_subject
 
-    model, is_here, error = GPU_MODEL if on_gpu else CPU_MODEL, False, ""
-    if has_torch:
-        from repotune.model import resolve_model
-
-        try:
-            resolve_model(model, revision=None, offline=True, cache=None, emit=ignore)
-            is_here = True
-        except DownloadError:  # not here yet, which is no error before the first run
-            pass
-        except ModelError as refused:
-            error = str(refused)
-    return main_job(
-        model, on_gpu=on_gpu, vram_bytes=LEAST_VRAM_BYTES, is_here=is_here, model_error=error
+    on_gpu = expects_gpu(facts)
+    subject = find_subject(GPU_MODEL if on_gpu else CPU_MODEL)
+    base, error = _base_here(subject.name) if facts.torch else (None, "")
+    setup = Setup(
+        shape=subject.shape, lora=lora_of(FineTuningConfig()), tokens=0, itemsize=2,
+        device="cuda" if on_gpu else "cpu", use_4bit=on_gpu,
+    )  # fmt: skip
+    items = disk(setup, 0 if base else subject.download_bytes, workload(FILES))
+    sizes = {name: round(item.high * GIB) for name, item in items.items()}
+    kept = kept_bytes(base) if base and on_gpu else 0
+    return JobNeeds(
+        model=subject.name,
+        on_gpu=on_gpu,
+        vram_bytes=_least_vram(subject.shape, facts) if on_gpu else 0,
+        smaller_model=_smaller(subject.shape, facts),
+        ram_bytes=GPU_RAM_BYTES if on_gpu else CPU_RAM_BYTES,
+        model_disk_bytes=sizes["download"],
+        cache_disk_bytes=max(0, sizes["quantised_weights"] - kept),
+        run_disk_bytes=sizes["checkpoints"] + sizes["adapter"] + sizes["corpus"],
+        model_error=error,
     )
+
+
+def _least_vram(shape: Shape, facts: MachineFacts) -> int:
+    """By the planner, with the context of this GPU and the host's free memory."""
+    return least_gpu_bytes(
+        shape,
+        context_bytes=round(gpu_context(_row(facts), None).expected),
+        host_free_bytes=facts.ram_free_bytes,
+    )
+
+
+def _smaller(shape: Shape, facts: MachineFacts) -> str:
+    """The planner's proposal for the whole of this GPU; the smallest model where it has none."""
+    row = _row(facts)
+    if facts.gpu is None or row is None:
+        return CPU_MODEL
+    target = gpu_target(row)
+    free = facts.gpu.memory_bytes - round(target.context.expected)
+    here = replace(target, free_bytes=free, host_free_bytes=facts.ram_free_bytes)
+    found = smaller_model(shape, here, FineTuningConfig())
+    return CPU_MODEL if found is None else found[0].name
+
+
+def _row(facts: MachineFacts) -> Gpu | None:
+    if facts.gpu is None:
+        return None
+    try:
+        return find_gpu(facts.gpu.name, facts.gpu.memory_bytes).gpu
+    except UsageError:  # no table knows it
+        return None
+
+
+def _base_here(model: str) -> tuple[ModelRef | None, str]:
+    """The model if it lies on this disk, and why it never can."""
+    from repotune.model import resolve_model
+
+    try:
+        return resolve_model(model, revision=None, offline=True, cache=None, emit=ignore), ""
+    except DownloadError:  # not here yet, which is no error before the first run
+        return None, ""
+    except ModelError as refused:
+        return None, str(refused)
+
+
+def kept_bytes(base: ModelRef) -> int:
+    """Of the 4-bit weights that an earlier run has kept."""
+    from repotune.machine import precision_here, probe
+
+    folder = quantised_folder(base, precision_here("auto", probe()))
+    return sum(path.stat().st_size for path in folder.glob("*")) if folder.is_dir() else 0
 
 
 def _one_layer(weights: RandomWeights, device: str) -> Decoder:

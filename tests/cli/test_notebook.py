@@ -147,6 +147,9 @@ def test_the_starter_model_is_installed_where_it_is_used(tmp_path, capsys):
         (["--notebook", "here.ipynb"], "exists already", 2),
         (["--notebook", "n.ipynb", "--cloud", "azure"], "'--cloud'", 2),
         (["--notebook", "n.ipynb", "--model", "{model}"], "name a hub id", 2),
+        (["--notebook", "absent/n.ipynb"], "absent is not a folder", 2),
+        (["--notebook", "n.ipynb", "--gpu", "RTX 3060"], "does not lend the RTX 3060", 2),
+        (["--notebook", "n.ipynb", "--gpu", "P100"], "does not lend the P100 PCIe", 2),
     ],
 )
 def test_wrong_use_is_one_sentence(
@@ -158,3 +161,38 @@ def test_wrong_use_is_one_sentence(
     assert main(["plan", "--files", "9", "--gpu", "T4", *given]) == exit_code
     assert words in capsys.readouterr().err
     assert not (tmp_path / "n.ipynb").exists()
+
+
+def test_nothing_is_installed_before_the_first_cell_is_filled_in(tmp_path, capsys):
+    """A name that nobody chose would be whatever an index has under it."""
+    notebook, _ = written(tmp_path, capsys, "--lang", "ko")
+    code = cell_with(notebook, "REPOTUNE = ")
+    with pytest.raises(SystemExit, match="첫 번째 셀을 채우세요"):
+        exec(code, {})
+    exec(code.replace("REPOTUNE = ''", "REPOTUNE = 'git+https://example.org/repotune'").replace(
+        "CODE = ''", "CODE = '/content/code'"), {})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "build"),
+    [("580.65.06, 7.5", "cu130"), ("550.54.15, 7.5", "cu126"), ("580.65.06, 6.0", "cu126")],
+)
+def test_pytorch_is_the_build_that_driver_and_gpu_run(answer, build, tmp_path, capsys):
+    notebook, _ = written(tmp_path, capsys)
+    asking, _, deciding = cell_with(notebook, "nvidia-smi").partition("DRIVER, CAPABILITY")
+    assert asking.rstrip().endswith(".stdout")
+    names = {"ANSWER": f"{answer}\n{answer}\n"}
+    exec("DRIVER, CAPABILITY" + deciding, names)
+    assert names["INDEX"] == f"https://download.pytorch.org/whl/{build}"
+
+
+def test_a_session_without_a_gpu_is_told_so(tmp_path, capsys, monkeypatch):
+    notebook, _ = written(tmp_path, capsys)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="no GPU"):
+        exec(cell_with(notebook, "nvidia-smi"), {})
+
+
+def test_a_short_job_is_said_in_minutes(tmp_path, capsys):
+    notebook, _ = written(tmp_path, capsys, "--model", "starter", "--lang", "en")
+    assert re.search(r"\d+ minutes \(\d+–\d+\)", sources(notebook, "markdown")[0])

@@ -60,12 +60,21 @@ HEALTHY = MachineFacts(
     driver="580.65.06",
     gpu=RTX_3060,
     disks=(
-        DiskFacts(purpose="models", path="/home/me/.cache", free_bytes=300 * 10**9, kind="ssd"),
-        DiskFacts(purpose="runs", path="/home/me/code", free_bytes=300 * 10**9, kind="ssd"),
+        DiskFacts(
+            purpose="models", path="/home/me/.cache/hub", drive=1, free_bytes=300 * 10**9,
+            kind="ssd",
+        ),
+        DiskFacts(
+            purpose="cache", path="/home/me/.cache/repotune", drive=1, free_bytes=300 * 10**9,
+            kind="ssd",
+        ),
+        DiskFacts(
+            purpose="runs", path="/data/code", drive=2, free_bytes=300 * 10**9, kind="ssd"
+        ),
     ),
     bitsandbytes=None,
     triton="3.7.0",
-)
+)  # fmt: skip
 WINDOWS = replace(
     HEALTHY,
     system="windows",
@@ -83,7 +92,9 @@ CODE_LLAMA = JobNeeds(
     vram_bytes=int(4.9 * GIB),
     ram_bytes=4 * GIB,
     model_disk_bytes=13_500_000_000,
+    cache_disk_bytes=3_300_000_000,
     run_disk_bytes=3_000_000_000,
+    smaller_model="Qwen/Qwen2.5-Coder-1.5B",
 )
 STARTER = JobNeeds(
     model="starter",
@@ -91,5 +102,7 @@ STARTER = JobNeeds(
     vram_bytes=0,
     ram_bytes=2 * GIB,
     model_disk_bytes=0,
+    cache_disk_bytes=0,
     run_disk_bytes=10**9,
+    smaller_model="starter",
 )

@@ -1,5 +1,6 @@
 """Each kind of machine that people have gets the right finding, and one command that mends it."""
 
+import re
 from dataclasses import replace
 from string import Formatter
 
@@ -50,7 +51,7 @@ def test_a_healthy_machine_starts_and_has_nothing_to_mend() -> None:
     assert "codellama/CodeLlama-7b-hf" in diagnosis.summary
     assert [check.key for check in checks] == [
         "system", "cpu", "python", "torch", "cuda", "driver", "cudnn", "gpu", "vram", "bf16",
-        "ram", "disk_models", "disk_runs", "model", "bitsandbytes", "triton",
+        "ram", "disk_models", "disk_cache", "disk_runs", "model", "bitsandbytes", "triton",
     ]  # fmt: skip
 
 
@@ -184,7 +185,7 @@ def test_small_cards_are_judged_by_what_the_job_needs(gib, finding) -> None:
     assert check.finding == finding
     assert check.needed == "4.9 GiB"
     if finding == "missing":
-        assert str(check.fix).startswith("repotune tune PATH --model ")
+        assert check.fix == f"repotune tune PATH --model {CODE_LLAMA.smaller_model}"
     streamed = replace(CODE_LLAMA, vram_bytes=2 * GIB)
     assert missing(replace(HEALTHY, gpu=card), streamed) == {}
 
@@ -246,19 +247,42 @@ def test_little_ram() -> None:
 
 
 def test_a_disk_is_judged_for_what_is_put_there() -> None:
-    models, runs = HEALTHY.disks
-    full = replace(HEALTHY, disks=(replace(models, free_bytes=9 * 10**9), runs))
-    assert list(missing(full)) == ["disk_models"]
-    assert "/home/me/.cache" in str(missing(full)["disk_models"].fix)
-    # The same disk is enough once the model is there.
-    assert missing(full, replace(CODE_LLAMA, model_disk_bytes=0)) == {}
-    tight = replace(HEALTHY, disks=(models, replace(runs, free_bytes=4 * 10**9)))
+    models, cache, runs = HEALTHY.disks
+    full = replace(HEALTHY, disks=(models, cache, replace(runs, free_bytes=2 * 10**9)))
+    found = missing(full)
+    assert list(found) == ["disk_runs"]
+    assert "3.0 GB are needed on this drive (the run 3.0)" in found["disk_runs"].reason
+    assert "/data/code" in str(found["disk_runs"].fix)
+    tight = replace(HEALTHY, disks=(models, cache, replace(runs, free_bytes=4 * 10**9)))
     assert line(tight, "disk_runs").finding == "tight"
+    assert line(tight, "disk_cache").needed == "3.3 GB"
+
+
+def test_what_shares_a_drive_is_added_up() -> None:
+    """14 GB are enough for the download, and not for the weights in 4 bits beside it."""
+    models, cache, runs = (replace(disk, free_bytes=14 * 10**9) for disk in HEALTHY.disks)
+    found = missing(replace(HEALTHY, disks=(models, cache, runs)))
+    assert list(found) == ["disk_models"]
+    reason = "16.8 GB are needed on this drive (the model 13.5, its weights in 4 bits 3.3)"
+    assert reason in found["disk_models"].reason
+    # Each on a drive of its own, or with the model there already, they have room.
+    apart = (models, replace(cache, drive=3), runs)
+    assert missing(replace(HEALTHY, disks=apart)) == {}
+    there = replace(CODE_LLAMA, model_disk_bytes=0)
+    assert missing(replace(HEALTHY, disks=(models, cache, runs)), there) == {}
+    together = replace(HEALTHY, disks=tuple(replace(one, drive=1) for one in HEALTHY.disks))
+    assert all(one.finding == "ok" for one in judge(together, CODE_LLAMA) if "disk" in one.key)
+    assert "as “Disk: models”" in line(together, "disk_runs").value
+    crowded = tuple(replace(one, drive=1, free_bytes=18 * 10**9) for one in HEALTHY.disks)
+    assert "19.8 GB" in missing(replace(HEALTHY, disks=crowded))["disk_models"].reason
+
+
+def test_a_job_without_4_bit_weights_says_nothing_of_their_folder() -> None:
+    assert "disk_cache" not in {one.key for one in judge(WITHOUT_GPU, STARTER)}
 
 
 def test_a_spinning_disk_is_slow_and_not_in_the_way() -> None:
-    models, runs = (replace(disk, kind="spinning") for disk in HEALTHY.disks)
-    facts = replace(HEALTHY, disks=(models, runs))
+    facts = replace(HEALTHY, disks=tuple(replace(d, kind="spinning") for d in HEALTHY.disks))
     assert missing(facts) == {}
     assert line(facts, "disk_models").finding == "note"
     assert "spinning disk" in line(facts, "disk_models").value
@@ -308,6 +332,39 @@ def test_every_text_has_the_same_fields_in_both_languages() -> None:
     for key, texts in TEXTS.items():
         english, korean = ({part[1] for part in Formatter().parse(t) if part[1]} for t in texts)
         assert english == korean, key
+
+
+NO_GPU_SEEN = replace(CUDA_13, sees_gpu=False, architectures=())
+HOG = GpuProcess(pid=4242, name="game", used_bytes=9 * GIB)
+BAD = {
+    "filled": replace(HEALTHY, gpu=replace(RTX_3060, free_bytes=2 * GIB, processes=(HOG,))),
+    "filled by whom": replace(WINDOWS, gpu=replace(RTX_3060, free_bytes=2 * GIB)),
+    "no driver": replace(HEALTHY, gpu=None, driver=None, torch=NO_GPU_SEEN),
+    "driver older than the build": replace(HEALTHY, driver="535.183.01", torch=NO_GPU_SEEN),
+    "driver older than any build": replace(HEALTHY, driver="470.199.02", torch=NO_GPU_SEEN),
+    "WSL without GPU": replace(WITHOUT_GPU, system="wsl", torch=NO_GPU_SEEN),
+    "PyTorch for CPUs": replace(WINDOWS, torch=CPU_ONLY),
+    "hidden": replace(HEALTHY, torch=NO_GPU_SEEN),
+    "too old": replace(HEALTHY, gpu=K80),
+    "too small": replace(HEALTHY, gpu=gpu("NVIDIA GeForce RTX 3050", (8, 6), 4.0)),
+    "little RAM": replace(HEALTHY, ram_free_bytes=2 * GIB),
+}
+
+
+@pytest.mark.parametrize("lang", ["en", "ko"])
+@pytest.mark.parametrize("name", BAD)
+def test_what_stops_a_machine_is_said_once_and_says_what_to_do(name, lang) -> None:
+    checks = judge(BAD[name], CODE_LLAMA, lang)
+    diagnosis = conclude(checks, CODE_LLAMA, lang)
+    assert not diagnosis.starts
+    (check,) = [one for one in checks if one.finding == "missing"]
+    assert check.reason.endswith(".")
+    assert "\n" not in check.reason
+    # English says what to do after a colon, Korean in a sentence of its own.
+    to_do = check.reason.partition(": ")[2] if lang == "en" else check.reason.partition(". ")[2]
+    assert to_do or check.key == "gpu"
+    assert check.fix or name == "too old"
+    assert bool(re.search("[가-힣]", check.reason)) == (lang == "ko")
 
 
 def test_findings_do_not_depend_on_the_language() -> None:

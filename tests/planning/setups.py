@@ -10,13 +10,13 @@ assert CODELLAMA is not None
 SHAPE = CODELLAMA.shape
 LORA = LoraSpec(r=16, alpha=32.0, dropout=0.0, target_modules=LINEAR_MODULES)
 MEASURED_H100 = Rates(
-    matmul_flops=668e12,
-    attention_flops=350e12,
-    bandwidth=0.85 * 3.03e12,
+    matmul_flops=676e12,
+    attention_flops=0.73 * 676e12,
+    bandwidth=0.85 * 2.98e12,
     host_to_device=54e9,
-    operation_seconds=41e-6,
+    operation_seconds=28e-6,
 )
-"""Of the machine that the measured points are from; the host's is from 1 × 1024 itself."""
+"""Of the machine that the measured points are from, by ``repotune calibrate``."""
 
 
 def setup(tokens, *, shape=SHAPE, lora=LORA, itemsize=2, device="cuda", use_4bit=True):

@@ -21,7 +21,8 @@ HOURS = Range(low=10, expected=20, high=40)
 
 
 def test_by_the_hour():
-    cost = offer_cost(offer(), "fits", HOURS)
+    cost = offer_cost(offer(), "starter", "fits", HOURS)
+    assert cost.model == "starter"
     assert (cost.money.low, cost.money.expected, cost.money.high) == (5, 10, 20)
     assert (cost.sessions, cost.weeks) == (1, 1)
 

@@ -13,14 +13,14 @@ from .setups import LORA, SHAPE, policy, setup
 
 GIB = 2**30
 ALLOCATED = [
-    (4, 2048, "outputs", 12.09),
-    (4, 2048, "attention", 17.92),
-    (4, 2048, "all", 28.42),
-    (1, 2048, "all", 10.54),
-    (1, 1024, "all", 7.59),
+    (4, 2048, "outputs", 11.621),
+    (4, 2048, "attention", 17.626),
+    (4, 2048, "all", 28.282),
+    (1, 2048, "all", 10.432),
+    (1, 1024, "all", 7.479),
 ]
-"""GiB, torch.cuda.max_memory_allocated of the engine at the CodeLlama-7B shape, 2026-11-25."""
-RESERVED = [(4, 2048, "outputs", 12.59), (4, 2048, "attention", 18.42), (4, 2048, "all", 28.92)]
+"""GiB, torch.cuda.max_memory_allocated of the engine at the CodeLlama-7B shape, 2026-11-26."""
+RESERVED = [(4, 2048, "outputs", 11.88), (4, 2048, "attention", 17.88), (4, 2048, "all", 28.59)]
 
 
 def peak(one, levels):
@@ -31,20 +31,37 @@ def peak(one, levels):
 def test_allocated_is_what_was_measured(batch, length, saving, measured):
     one = setup(batch * length)
     ours = (peak(one, policy(saving)) - slack_bytes(one)) / GIB
-    assert ours == pytest.approx(measured, rel=0.006)
+    assert ours == pytest.approx(measured, rel=0.001)
 
 
 @pytest.mark.parametrize(("batch", "length", "saving", "measured"), RESERVED)
 def test_reserved_is_what_was_measured(batch, length, saving, measured):
-    assert peak(setup(batch * length), policy(saving)) / GIB == pytest.approx(measured, rel=0.006)
+    assert peak(setup(batch * length), policy(saving)) / GIB == pytest.approx(measured, rel=0.01)
 
 
-def test_weights_after_load_are_what_was_measured():
-    # 4.06 GiB were allocated before the first step: without Adam's moments, with 32 MiB of cuBLAS.
-    one = setup(1)
+def test_documents_of_several_lengths_and_grouped_queries_take_flash_attention():
+    plain, packed = setup(8192), replace(setup(8192), documents=15)
+    extra = memory.attention_bytes(packed) - memory.attention_bytes(plain)
+    assert extra == 8192 * 2 * 2 * 4096 + 15 * 128 * 4 * 4096
+    # 28.447 GiB were allocated at 4 x 2048 with documents of 700 tokens, 28.282 with whole rows.
+    assert extra / GIB == pytest.approx(28.447 - 28.282, abs=0.015)
+    grouped = setup(8192, shape=replace(SHAPE, num_key_value_heads=8))
+    assert memory.uses_flash(grouped)
+    assert not memory.uses_flash(plain)
+
+
+def test_moments_on_the_host_leave_the_device():
+    one, here = setup(2048), policy("input", offloaded=32)
+    away = replace(here, optimizer_offloaded=True)
     moments = 8 * memory.lora_parameters(SHAPE, LORA)
-    resident = memory.weight_bytes(one) + memory.embedding_bytes(one) + memory.adapter_bytes(one)
-    assert (resident - moments + memory.WORKSPACE) / GIB == pytest.approx(4.06, abs=0.02)
+    assert peak(one, here) - peak(one, away) == moments
+    assert memory.offloaded_bytes(one, away) - memory.offloaded_bytes(one, here) == moments
+    assert memory.moments_bytes(setup(2048, device="cpu")) == 0
+
+
+def test_few_ranks_are_padded_to_what_matmuls_read_well():
+    assert [ranks for *_, ranks in memory.stacks(SHAPE, replace(LORA, r=4))] == [16, 8, 8, 8]
+    assert [ranks for *_, ranks in memory.stacks(SHAPE, LORA)] == [48, 16, 32, 16]
 
 
 def test_the_parts_are_all_that_the_choice_of_policy_counts():
@@ -62,11 +79,11 @@ def test_more_tokens_take_more_memory_and_saving_more_does_too():
     assert all(row == sorted(row) for row in sizes)
 
 
-def test_what_is_offloaded_leaves_the_device_but_for_five_layers_of_buffers():
+def test_what_is_offloaded_leaves_the_device_but_for_two_layers_of_buffers():
     one = setup(8192)
     here, away = policy("outputs"), policy("outputs", offloaded=32)
     layer = memory.saved_bytes(one, here) // 32
-    assert peak(one, here) - peak(one, away) == (32 - 5) * layer
+    assert peak(one, here) - peak(one, away) == (32 - 2) * layer
     assert memory.offloaded_bytes(one, away) == memory.saved_bytes(one, here)
     assert memory.saved_bytes(one, away) == 0
 

@@ -5,9 +5,18 @@ from dataclasses import replace
 import pytest
 
 from repotune.config import FineTuningConfig
-from repotune.planning import Workload, chosen_config, gpu_target, machine_target, plan
+from repotune.planning import (
+    Workload,
+    chosen_config,
+    duration,
+    fit,
+    gpu_target,
+    least_gpu_bytes,
+    machine_target,
+    plan,
+)
 from repotune.records import Machine, Range
-from repotune.tables import clouds, find_gpu, find_preset, known_model
+from repotune.tables import find_gpu, find_preset, known_model
 
 from .setups import CODELLAMA, SHAPE
 
@@ -68,7 +77,7 @@ def test_what_does_not_fit_is_planned_as_the_nearest_that_does():
     assert one.nearest.changes["use_4bit"] is True
     assert one.nearest.hours == one.hours
     assert one.nearest.peak_vram_gib.expected < one.memory_gib
-    assert f"{one.hours.expected:.1f} hours" in one.nearest.reason
+    assert duration(one.hours) in one.nearest.reason
 
 
 def test_twice_the_code_takes_twice_the_time_but_for_the_start():
@@ -102,13 +111,37 @@ def test_disk_by_item():
     assert sum(items) == pytest.approx(disk["total"].expected)
 
 
-def test_each_offer_is_planned_on_its_own_gpu():
-    offers = [(one, find_gpu(one.gpu).gpu) for one in clouds()]
-    costs = made(offers=offers).offers
-    assert [cost.offer for cost in costs] == list(clouds())
-    by_gpu = {cost.offer.gpu: cost.hours.expected for cost in costs}
-    assert by_gpu["H100 PCIe"] < by_gpu["A10G"] < by_gpu["T4"] < by_gpu["P100 PCIe"]
-    assert all(cost.money.expected == 0 for cost in costs if cost.offer.free)
+def test_the_least_memory_is_where_the_planner_begins_to_say_yes():
+    """With a byte less than its share of it, no settings of `tune` fit."""
+    least = least_gpu_bytes(SHAPE, context_bytes=GIB, host_free_bytes=10 * GIB) - GIB
+    smallest = FineTuningConfig(batch_size=1, max_seq_length=256)
+    target = replace(gpu_target(find_gpu("RTX 3060").gpu), host_free_bytes=10 * GIB)
+    assert fit(SHAPE, smallest, replace(target, free_bytes=least + 2)).verdict == "tight"
+    assert fit(SHAPE, smallest, replace(target, free_bytes=least - 2)).verdict == "does_not_fit"
+    # Without room on the host, what layers save stays on the card.
+    alone = least_gpu_bytes(SHAPE, context_bytes=GIB, host_free_bytes=0) - GIB
+    assert alone > least
+
+
+def test_settings_that_are_tight_are_better_than_none():
+    target = gpu_target(find_gpu("RTX 3060").gpu)
+    least = least_gpu_bytes(SHAPE, context_bytes=0, host_free_bytes=target.host_free_bytes)
+    small = replace(target, free_bytes=int(least * 1.02))
+    chosen = chosen_config(SHAPE, small, FineTuningConfig(), find_preset("RTX 3060"))
+    assert fit(SHAPE, chosen, small).verdict == "tight"
+    nowhere = replace(target, free_bytes=GIB)
+    preset = find_preset("RTX 3060")
+    chosen = chosen_config(SHAPE, nowhere, FineTuningConfig(), preset)
+    assert chosen.max_seq_length == preset.max_seq_length
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision"),
+    [("RTX 3060", "bf16"), ("T4", "fp16"), ("V100", "fp16"), ("P100 PCIe", "fp16")],
+)
+def test_the_precision_is_that_of_the_card(gpu, precision):
+    assert made(gpu).precision == precision
+    assert made(gpu, FineTuningConfig(precision="fp32")).precision == "fp32"
 
 
 def test_what_is_projected_is_said():
@@ -129,3 +162,6 @@ def test_on_a_cpu_the_memory_is_that_of_the_host():
     assert (one.on_gpu, one.verdict, one.peak_vram_gib.high) == (False, "fits", 0)
     assert one.host_ram_gib.expected > one.reserved_gib.expected
     assert one.disk_gib["download"].expected == 0
+    # A processor knows no 4-bit weights, whatever the default says.
+    assert (one.config["use_4bit"], one.disk_gib["quantised_weights"].expected) == (False, 0)
+    assert one.precision == "bf16"

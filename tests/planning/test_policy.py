@@ -1,4 +1,4 @@
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 import torch
@@ -8,8 +8,15 @@ from repotune.kernels import PLAIN, Buffers, Documents
 from repotune.model.frozen import DenseWeight
 from repotune.model.layer import Layer, RowContext
 from repotune.model.linear import StackedLinear, lora_size, parts_of, ranks_of
-from repotune.planning import choose_policy, resident_bytes, saved_layer_bytes, working_bytes
-from repotune.planning.policy import LEVELS
+from repotune.planning import (
+    Setup,
+    choose_policy,
+    resident_bytes,
+    saved_layer_bytes,
+    working_bytes,
+)
+from repotune.planning.memory import moments_bytes
+from repotune.planning.policy import LEVELS, USABLE
 from repotune.records import LINEAR_MODULES, LoraSpec, Shape
 
 LORA = LoraSpec(r=4, alpha=8.0, dropout=0.0, target_modules=LINEAR_MODULES)
@@ -21,11 +28,14 @@ SHAPE = Shape(
 )  # fmt: skip
 
 
+ON_GPU = Setup(
+    shape=SHAPE, lora=LORA, tokens=2048, itemsize=2, device="cuda", use_4bit=True, documents=3
+)
+
+
 def policy(free, *, checkpointing=True, tokens=2048):
-    return choose_policy(
-        SHAPE, LORA, tokens=tokens, itemsize=2, free_bytes=free,
-        gradient_checkpointing=checkpointing,
-    )  # fmt: skip
+    one = Setup(shape=SHAPE, lora=LORA, tokens=tokens, itemsize=2)
+    return choose_policy(one, free_bytes=free, gradient_checkpointing=checkpointing)
 
 
 @pytest.mark.parametrize("saving", LEVELS)
@@ -118,8 +128,8 @@ def test_too_little_for_anything_is_refused_with_the_way_out():
 def test_on_cuda_host_memory_is_used_before_attention_is_computed_again():
     def chosen(free, host):
         return choose_policy(
-            SHAPE, LORA, tokens=65536, itemsize=2, free_bytes=free, gradient_checkpointing=True,
-            device="cuda", use_4bit=True, host_free_bytes=host,
+            replace(ON_GPU, tokens=65536), free_bytes=free, gradient_checkpointing=True,
+            host_free_bytes=host,
         ).layers  # fmt: skip
 
     sizes = [
@@ -134,6 +144,22 @@ def test_on_cuda_host_memory_is_used_before_attention_is_computed_again():
     assert any(one.offloaded for one in helped)
     # The backward needs the last layers first.
     assert [one.offloaded for one in helped] == sorted(one.offloaded for one in helped)[::-1]
+
+
+def test_the_moments_go_to_the_host_only_where_nothing_else_fits():
+    def chosen(free):
+        return choose_policy(
+            ON_GPU, free_bytes=free, gradient_checkpointing=True, host_free_bytes=2**34
+        )
+
+    sizes = range(2**20, 2**28, 2**18)
+    found = [chosen(free) for free in sizes if fits(lambda free, _: chosen(free).layers, free, 0)]
+    moved = [one.optimizer_offloaded for one in found]
+    assert moved == sorted(moved, reverse=True)
+    assert 0 < sum(moved) < len(moved)
+    moments = moments_bytes(ON_GPU)
+    assert sum(moved) * 2**18 * USABLE["cuda"] == pytest.approx(moments, abs=2 * 2**18)
+    assert "moments wait in host memory" in found[0].reason
 
 
 def fits(chosen, free, host):

@@ -22,9 +22,12 @@ OLD = {
         ("recommended: CPU", "12 cores"), ("recommended: CPU", "Intel i7, AMD Ryzen 7"),
         ("best: GPU memory", "24 GB"), ("best: RAM", "64 GB"), ("best: CPU", "16 cores"),
         ("best: CPU", "Intel i9, AMD Ryzen 9"),
+        ("recommended: GPU memory (its summary)", "24 GB or more (RTX 4090, RTX 3090)"),
+        ("minimum: RAM (its summary)", "16 GB or more (less is impossible)"),
     ],
     "disk": [
         ("minimum: disk", "50 GB"), ("recommended: disk", "100 GB"), ("best: disk", "200 GB"),
+        ("recommended: disk", "SSD"), ("best: disk", "SSD, NVMe recommended"),
         ("download", "13 GB"), ("quantised weights", "4 GB"), ("checkpoints", "10–20 GB"),
     ],
     "gpus": [
@@ -46,7 +49,8 @@ OLD = {
         ("RTX 3060, 50,000 files", "2–3 days"), ("RTX 3060, 100,000 files", "4–6 days"),
         ("RTX 4090, 1,000 files", "20–30 minutes"), ("RTX 4090, 10,000 files", "3–5 hours"),
         ("RTX 4090, 50,000 files", "12–20 hours"), ("RTX 4090, 100,000 files", "1–2 days"),
-        ("CPU, 10,000 files", "weeks to months; hundreds of times slower"),
+        ("CPU, 10,000 files", "weeks to months"),
+        ("CPU against RTX 4090", "hundreds of times slower"),
     ],
     "clouds": [
         ("Google Colab, T4", "free"), ("Google Colab, A100", "9.99 USD a month"),

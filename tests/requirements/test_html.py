@@ -98,3 +98,36 @@ def test_links_end_where_the_address_ends():
     source = "https://example.org/a#b; as shown, 2025-01-01"
     text = to_html(Document("en", "t", "", "c", (Paragraph(source),), ()))
     assert read(text).links == ["https://example.org/a#b"]
+
+
+def table_of(*columns, rows=1):
+    table = Table(columns, tuple(tuple(Cell(f"{c}{r}") for c in columns) for r in range(rows)))
+    return to_html(Document("en", "t", "", "c", (table,), ()))
+
+
+def test_on_a_telephone_a_row_is_a_card_that_names_its_cells():
+    text = table_of("what", "old <page>", "why")
+    assert 'class="table cards"' in text
+    assert 'data-label="old &lt;page&gt;"' in text
+    assert read(text).open == []
+    # Two columns fit anywhere; a long table of many columns is scrolled sideways instead.
+    assert "data-label=" not in table_of("what", "GiB")
+    many = [str(number) for number in range(9)]
+    assert "data-label=" in table_of(*many, rows=12)
+    assert "data-label=" not in table_of(*many, rows=13)
+
+
+def test_figures_are_not_broken_and_prose_gets_room():
+    cells = ("8.1 hours (7.7–8.5)", "1 / 16 / 1024 / 4-bit", "그 값으로 열여덟 시간쯤", "word " * 9)
+    table = Table(("a", "b"), tuple((Cell(text), Cell("x")) for text in cells))
+    text = to_html(Document("en", "t", "", "c", (table,), ()))
+    assert '<td>8.1 hours <span class="range">(7.7–8.5)</span></td>' in text
+    assert '<td class="short">1 / 16 / 1024 / 4-bit</td>' in text
+    assert '<td class="short">그 값으로 열여덟 시간쯤</td>' in text
+    assert '<td class="long">word word' in text
+
+
+def test_an_address_stands_behind_the_name_of_its_host():
+    source = "https://www.example.org/a/long/path, 2025-01-01"
+    text = to_html(Document("en", "t", "", "c", (Paragraph(source),), ()))
+    assert '<a href="https://www.example.org/a/long/path">www.example.org</a>, 2025-01-01' in text

@@ -56,7 +56,7 @@ def test_4_bit_weights_are_counted_where_they_are_kept_and_only_once(
         check_room(folder, job)
     from repotune.job import quantised_folder
 
-    quantised_folder(job).mkdir(parents=True)
+    quantised_folder(job.base, job.precision).mkdir(parents=True)
     with pytest.raises(DiskFull) as said:
         check_room(folder, job)
     assert "nf4" not in str(said.value)

@@ -147,3 +147,10 @@ def test_reading_all_tables_is_quick_and_done_once() -> None:
     ]
     # The fastest of three: another program on this machine must not decide.
     assert min(float(run.stdout) for run in runs) < 0.05
+
+
+def test_models_of_code_are_told_from_general_ones() -> None:
+    for model in models():
+        named_so = any(word in model.name for word in ("CodeLlama", "Coder", "coder"))
+        assert model.code == named_so, model.name
+        assert model.code or not model.fim

@@ -11,10 +11,10 @@ def test_every_figure_of_the_page_is_there():
     assert counts == {
         "vram": 4,  # the table of settings
         "preset": 4,
-        "time": 9,  # the table of hours, and the CPU
+        "time": 10,  # the table of hours; the CPU in hours and in times
         "gpu": 11,
-        "tier": 6,  # VRAM and cores of three tiers
-        "ram": 3,
+        "tier": 7,  # VRAM and cores of three tiers; VRAM again in the summary
+        "ram": 4,  # three tiers, and the summary
         "disk": 6,
         "cloud": 7,
         "software": 3,

@@ -20,7 +20,46 @@ from repotune.records import Plan
 
 TOKENS_PER_FILE: Final = 3_900.0
 """Mean of 12,933 files of real code."""
-POSITIVE: Final = click.FloatRange(min=0, min_open=True)
+UNKNOWN: Final = {"low": None, "expected": None, "high": None}
+TIMED: Final = ("hours", "hours_per_epoch", "tokens_per_second", "electricity_kwh", "electricity")
+MOST_FILES: Final = 1_000_000_000
+
+
+class Positive(click.ParamType[float]):
+    """A number above 0 and up to ``most``; no infinity, nothing that is no number."""
+
+    name = "number"
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number. Fails with what would be one."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if not 0 < number <= self._most:  # false for nan, too
+            self.fail(f"{value} is not a number above 0, up to {self._most:,.0f}.", param, ctx)
+        return number
+
+
+class Count(click.ParamType[int]):
+    """A whole number of at least 1."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number. Fails with what would be one."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if not 1 <= number <= MOST_FILES:
+            self.fail(f"{value} is not a whole number from 1 to {MOST_FILES:,}.", param, ctx)
+        return number
 
 
 @click.command(
@@ -41,13 +80,13 @@ POSITIVE: Final = click.FloatRange(min=0, min_open=True)
     "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
     help="TOML file with settings, as for `tune`.",
 )  # fmt: skip
-@click.option("--files", type=click.IntRange(min=1), help="Plan for so many files, without a PATH.")
+@click.option("--files", type=Count(), help="Plan for so many files, without a PATH.")
 @click.option(
-    "--tokens-per-file", type=POSITIVE,
+    "--tokens-per-file", type=Positive(1e8),
     help=f"Tokens of a file, with --files.  [default: {TOKENS_PER_FILE:,.0f}]",
 )  # fmt: skip
 @click.option(
-    "--price-per-kwh", type=POSITIVE, help="Price of electricity.  [default: 0.17, in USD]"
+    "--price-per-kwh", type=Positive(1e6), help="Price of electricity.  [default: 0.17, in USD]"
 )
 @click.option("--compare", is_flag=True, help="Show a table over all known GPUs, too.")
 @click.option("--all-models", is_flag=True, help="Show a table over all known models, too.")
@@ -88,7 +127,7 @@ def command(
             code,
             config,
             model=model,
-            gpu=gpu or (DEFAULT_GPU if notebook_file else None),
+            gpu=DEFAULT_GPU if notebook_file and gpu is None else gpu,
             price_per_kwh=price_per_kwh or preflight.PRICE_PER_KWH,
             across=across,
             emit=emit,
@@ -129,20 +168,34 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     """All of a plan; each quantity is {low, expected, high}.
 
     ``disk_gib`` and ``cost`` are the sums, with their items beside them; ``cost`` is what the
-    device's electricity costs, and each cloud offer has a cost of its own.
+    device's electricity costs, and each cloud offer has a cost of its own. What takes time is null
+    where no settings fit.
     """
-    values = asdict(plan)
+    values = _figures(plan)
     disk = values.pop("disk_gib")
-    electricity = values.pop("electricity") or {"low": None, "expected": None, "high": None}
+    electricity = values.pop("electricity") or UNKNOWN
     return {
         **values,
         "disk_gib": {**disk.pop("total"), "items": disk},
         "cost": {
             **electricity,
             "electricity_kwh": values.pop("electricity_kwh"),
-            "offers": values.pop("offers"),
+            "offers": [_offer(one) for one in values.pop("offers")],
         },
     }
+
+
+def _offer(values: dict[str, Any]) -> dict[str, Any]:
+    if values["verdict"] != "does_not_fit":
+        return values
+    return {**values, "hours": UNKNOWN, "money": UNKNOWN, "sessions": None, "weeks": None}
+
+
+def _figures(plan: Plan) -> dict[str, Any]:
+    values = asdict(plan)
+    if plan.steps:
+        return values
+    return {**values, **dict.fromkeys(TIMED, UNKNOWN)}
 
 
 def _rows(plans: Sequence[Plan]) -> list[dict[str, Any]]:
@@ -151,7 +204,7 @@ def _rows(plans: Sequence[Plan]) -> list[dict[str, Any]]:
     settings = ("batch_size", "gradient_accumulation_steps", "max_seq_length", "use_4bit")
     return [
         {
-            **{name: value for name, value in asdict(plan).items() if name in wanted},
+            **{name: value for name, value in _figures(plan).items() if name in wanted},
             "config": {name: plan.config[name] for name in settings},
         }
         for plan in plans

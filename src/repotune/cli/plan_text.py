@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from repotune.planning import duration, span
 from repotune.records import OfferCost, Plan, Range, Verdict
 
 WIDTH: Final = 100
@@ -18,6 +19,7 @@ WORDS: Final[dict[Verdict, str]] = {
     "tight": "tight",
     "does_not_fit": "does not fit",
 }
+FITS: Final[dict[Verdict, str]] = {"fits": "yes", "tight": "tight", "does_not_fit": "no"}
 STYLES: Final[dict[Verdict, str]] = {
     "fits": "bold green",
     "tight": "bold yellow",
@@ -26,8 +28,12 @@ STYLES: Final[dict[Verdict, str]] = {
 COLOURS: Final = ("blue", "cyan", "magenta", "green", "yellow", "red", "bright_blue", "white")
 LETTERS: Final = "WELASBDTCXYZ"
 """Of the bar's components, so that it can be read without colours."""
+LEAST_SHOWN: Final = 0.05
+"""GiB of an item of the disk, below which it would be shown as 0.0."""
 SETTINGS: Final = ("batch_size", "gradient_accumulation_steps", "max_seq_length", "use_4bit")
-HOURS_A_DAY: Final = 24
+FREE_OFFERS: Final = 3
+PAID_OFFERS: Final = 5
+"""How many are shown of those that can do the job: the quickest that are free, the cheapest."""
 
 
 def print_plan(plan: Plan) -> None:
@@ -42,29 +48,33 @@ def print_plan(plan: Plan) -> None:
     console.print()
     _print_memory(console, plan)
     _print_facts(console, plan)
-    _print_offers(console, plan.offers)
+    _print_offers(console, plan)
+    notes = Table.grid(padding=(0, 1, 0, 0))
     for note in plan.notes:
-        console.print(Text(f"- {note}"))
+        notes.add_row("-", Text(note))
+    console.print(notes)
 
 
 def compare_table(plans: Sequence[Plan], *, by: Literal["device", "model"]) -> None:
-    """Print a line for each plan."""
-    console = _console()
+    """Print a line for each plan; names are folded where a terminal is narrow, figures never."""
+    console, one = _console(), plans[0]
+    where = f"{one.model} on every known GPU" if by == "device" else f"Known models on {one.device}"
     table = Table(box=None, pad_edge=False)
-    names = ("GPU" if by == "device" else "MODEL", "VERDICT", "B x S", "BITS", "VRAM, GiB", "TIME")
-    for name in names:
-        table.add_column(name, no_wrap=True, justify="left")
+    table.add_column("GPU" if by == "device" else "MODEL", overflow="fold")
+    for name in ("FITS", "B x S", "BITS", "MEMORY, GiB", "TIME"):
+        table.add_column(name, no_wrap=True)
     for plan in plans:
         config = plan.config
         table.add_row(
             plan.device if by == "device" else plan.model,
-            Text(WORDS[plan.verdict], style=STYLES[plan.verdict]),
+            Text(FITS[plan.verdict], style=STYLES[plan.verdict]),
             f"{config['batch_size']} x {config['max_seq_length']}",
-            "4" if config["use_4bit"] else "16",
-            f"{plan.peak_vram_gib.expected:.1f} of {plan.memory_gib:.1f}",
-            _time(plan.hours) if plan.hours.expected else "-",
+            "4" if config["use_4bit"] else "32" if plan.precision == "fp32" else "16",
+            f"{_peak(plan).expected:.1f} of {plan.memory_gib:.1f}",
+            span(plan.hours) if plan.verdict != "does_not_fit" else "-",
         )
     console.print()
+    console.print(f"{where}; B rows of S tokens in a pass, bits of a weight:")
     console.print(table)
 
 
@@ -80,97 +90,129 @@ def _print_memory(console: Console, plan: Plan) -> None:
     if not plan.memory:
         return
     total = max(plan.memory_gib * 2**30, sum(part.bytes for part in plan.memory))
-    bar, lines, drawn, used = Text("["), [], 0, 0
+    bar, lines, drawn, used = Text("["), Table.grid(padding=(0, 2, 0, 0)), 0, 0
     for index, part in enumerate(plan.memory):
         letter, colour = LETTERS[index], COLOURS[index % len(COLOURS)]
         used += part.bytes
         end = round(BAR * used / total)
         bar.append(letter * (end - drawn), style=colour)
         drawn = end
-        line = Text(f"  {letter} ", style=colour)
-        line.append(f"{part.name:20}{part.bytes / 2**30:7.2f} GiB  {part.formula}", style="default")
-        lines.append(line)
+        size = f"{part.bytes / 2**30:6.2f} GiB"
+        lines.add_row(Text(f"  {letter}", style=colour), part.name, size, part.formula)
+    bar.append("." * (BAR - drawn) + "]")
     where = "GPU memory" if plan.on_gpu else "RAM"
-    bar.append(
-        "." * (BAR - drawn) + f"] {used / 2**30:.1f} of {plan.memory_gib:.1f} GiB of {where}"
-    )
+    console.print(f"{used / 2**30:.1f} of {plan.memory_gib:.1f} GiB of {where}:")
     console.print(bar)
-    for line in lines:
-        console.print(line)
+    console.print(lines)
     console.print()
 
 
 def _print_facts(console: Console, plan: Plan) -> None:
-    config = ", ".join(f"{name} = {str(plan.config[name]).lower()}" for name in SETTINGS)
-    disk = ", ".join(
-        f"{name.replace('_', ' ')} {item.expected:.1f}"
-        for name, item in plan.disk_gib.items()
-        if name != "total"
-    )
-    speed = plan.tokens_per_second
-    rows = {
-        "Settings": config,
-        "Tokens": f"{_short(plan.tokens.low)} to {_short(plan.tokens.high)}"
-        if plan.tokens.low < plan.tokens.high
-        else _short(plan.tokens.expected),
-        "GPU memory": f"{_gib(plan.peak_vram_gib)}; {_gib(plan.reserved_gib)} without the context"
-        if plan.on_gpu
-        else "none",
-        "Host RAM": _gib(plan.host_ram_gib),
-        "Disk": f"{_gib(plan.disk_gib['total'])}: {disk}",
-        "Speed": f"{speed.expected:,.0f} tokens/s ({speed.low:,.0f} to {speed.high:,.0f}), "
-        f"{plan.steps:,} steps",
-        "One epoch": _time(plan.hours_per_epoch),
-        "In all": f"{_time(plan.hours)}, with start and evaluation",
-    }
-    if plan.electricity_kwh is not None:
-        cost = plan.electricity
-        rows["Electricity"] = (
-            f"{plan.electricity_kwh.low:.1f} to {plan.electricity_kwh.high:.1f} kWh"
-            + (f", {cost.low:.2f} to {cost.high:.2f}" if cost else "")
-        )
-    for name, text in rows.items():
-        console.print(Text(f"{name:13}{text}"))
-    console.print()
-
-
-def _print_offers(console: Console, offers: Sequence[OfferCost]) -> None:
-    possible = [offer for offer in offers if offer.verdict != "does_not_fit"]
-    if not possible:
-        return
-    table = Table(box=None, pad_edge=False)
-    for name in ("CLOUD OFFER", "GPU", "HOURS", "MONEY", "SESSIONS", "WEEKS"):
-        table.add_column(name, no_wrap=True)
-    for one in sorted(possible, key=lambda one: one.money.expected):
-        offer = one.offer
-        table.add_row(
-            f"{offer.provider} {offer.name}",
-            offer.gpu,
-            f"{one.hours.low:,.1f} to {one.hours.high:,.1f}",
-            "free"
-            if offer.free
-            else f"{one.money.low:,.2f} to {one.money.high:,.2f} {offer.currency}",
-            str(one.sessions) if offer.session_limit_hours else "no limit",
-            str(one.weeks) if offer.weekly_limit_hours else "-",
-        )
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, text in _facts(plan).items():
+        table.add_row(Text(name, no_wrap=True), Text(text))
     console.print(table)
     console.print()
 
 
+def _facts(plan: Plan) -> dict[str, str]:
+    """What a run needs and takes, in words; nothing of time where no settings fit."""
+    disk = ", ".join(
+        f"{name.replace('_', ' ')} {item.expected:.1f}"
+        for name, item in plan.disk_gib.items()
+        if name != "total" and item.high >= LEAST_SHOWN
+    )
+    low, high = _short(plan.tokens.low), _short(plan.tokens.high)
+    rows = {
+        "Settings": _settings(plan),
+        "Precision": plan.precision,
+        "Tokens": low if low == high else f"{low} to {high}",
+        "GPU memory": f"{_gib(plan.peak_vram_gib)}; {_gib(plan.reserved_gib)} without the context"
+        if plan.on_gpu
+        else "none is used",
+        "Host RAM": _gib(plan.host_ram_gib),
+        "Disk": f"{_gib(plan.disk_gib['total'])}: {disk}",
+    }
+    if not plan.steps:
+        return rows
+    speed = plan.tokens_per_second
+    rows["Speed"] = (
+        f"{speed.expected:,.0f} tokens/s ({speed.low:,.0f} to {speed.high:,.0f}), "
+        f"{plan.steps:,} steps"
+    )
+    rows["One epoch"] = duration(plan.hours_per_epoch)
+    rows["In all"] = f"{duration(plan.hours)}, with start and evaluation"
+    if plan.electricity_kwh is not None:
+        rows["Electricity"] = _electricity(plan.electricity_kwh, plan.electricity)
+    return rows
+
+
+def _electricity(kwh: Range, cost: Range | None) -> str:
+    said = f"{kwh.low:.2f} to {kwh.high:.2f} kWh"
+    if cost is None:
+        return said
+    price = cost.expected / kwh.expected
+    return f"{said}; at {price:g} a kWh {cost.low:.2f} to {cost.high:.2f}"
+
+
+def _settings(plan: Plan) -> str:
+    names = SETTINGS if plan.on_gpu else SETTINGS[:-1]  # a processor knows no 4-bit weights
+    return ", ".join(f"{name} = {str(plan.config[name]).lower()}" for name in names)
+
+
+def _print_offers(console: Console, plan: Plan) -> None:
+    """The quickest free and the cheapest paid offers on which the job fits."""
+    possible = [one for one in plan.offers if one.verdict != "does_not_fit"]
+    if not possible:
+        return
+    free = sorted((one for one in possible if one.offer.free), key=lambda one: one.hours.expected)
+    paid = sorted(
+        (one for one in possible if not one.offer.free), key=lambda one: one.money.expected
+    )
+    shown = free[:FREE_OFFERS] + paid[:PAID_OFFERS]
+    model = possible[0].model
+    if model != plan.model:
+        console.print(
+            f"On a rented GPU `repotune tune` takes {model} (--model {plan.model} keeps this one):"
+        )
+    table = Table(box=None, pad_edge=False)
+    for name in ("CLOUD OFFER", "GPU"):
+        table.add_column(name)
+    for name in ("TIME", "MONEY", "SESSIONS"):
+        table.add_column(name, no_wrap=True)
+    for one in shown:
+        table.add_row(
+            f"{one.offer.provider} {one.offer.name}", one.offer.gpu, span(one.hours), _money(one),
+            _sessions(one),
+        )  # fmt: skip
+    console.print(table)
+    if len(possible) > len(shown):
+        console.print(f"{len(possible) - len(shown)} more offers can do it: --json lists all.")
+    console.print()
+
+
+def _money(one: OfferCost) -> str:
+    if one.offer.free:
+        return "free"
+    low, high, currency = f"{one.money.low:,.2f}", f"{one.money.high:,.2f}", one.offer.currency
+    return f"{low} {currency}" if low == high else f"{low} to {high} {currency}"
+
+
+def _sessions(one: OfferCost) -> str:
+    """``3 in 2 weeks``; one session is all that an offer without a limit needs."""
+    if one.offer.session_limit_hours is None:
+        return "no limit"
+    if one.weeks == 1:
+        return str(one.sessions)
+    return f"{one.sessions} in {one.weeks} weeks"
+
+
+def _peak(plan: Plan) -> Range:
+    return plan.peak_vram_gib if plan.on_gpu else plan.reserved_gib
+
+
 def _gib(one: Range) -> str:
     return f"{one.expected:.1f} GiB ({one.low:.1f} to {one.high:.1f})"
-
-
-def _time(hours: Range) -> str:
-    """In the unit that suits the expected value."""
-    if hours.expected >= 2 * HOURS_A_DAY:
-        factor, unit = 1 / HOURS_A_DAY, "days"
-    elif hours.expected >= 1:
-        factor, unit = 1.0, "hours"
-    else:
-        factor, unit = 60.0, "minutes"
-    low, expected, high = (value * factor for value in (hours.low, hours.expected, hours.high))
-    return f"{expected:.1f} {unit} ({low:.1f} to {high:.1f})"
 
 
 def _short(tokens: float) -> str:

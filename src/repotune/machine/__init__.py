@@ -11,13 +11,13 @@ from repotune.machine.calibrate import (
     for_precision,
     read_calibration,
 )
-from repotune.machine.disk import existing, free_bytes
+from repotune.machine.disk import drive, free_bytes
 from repotune.machine.facts import JobNeeds, MachineFacts
 from repotune.machine.gather import gather
 from repotune.machine.identity import identify
 from repotune.machine.judge import conclude, expects_gpu, judge
 from repotune.machine.memory import Peak, cap_gpu, gpu_bytes, gpu_room, prepare_gpu
-from repotune.machine.needs import main_job
+from repotune.machine.needs import CPU_RAM_BYTES, GPU_RAM_BYTES
 from repotune.machine.outcomes import track_record
 from repotune.machine.probe import find_device, precision_here, probe
 from repotune.machine.slowed import slowed_by
@@ -32,6 +32,8 @@ from repotune.machine.store import (
 from repotune.machine.trial import RandomWeights, judge_layer, try_layer
 
 __all__ = [
+    "CPU_RAM_BYTES",
+    "GPU_RAM_BYTES",
     "JobNeeds",
     "MachineFacts",
     "Peak",
@@ -41,8 +43,8 @@ __all__ = [
     "cap_gpu",
     "conclude",
     "data_folder",
+    "drive",
     "ensure_rates",
-    "existing",
     "expects_gpu",
     "find_device",
     "for_precision",
@@ -53,7 +55,6 @@ __all__ = [
     "identify",
     "judge",
     "judge_layer",
-    "main_job",
     "precision_here",
     "prepare_gpu",
     "probe",

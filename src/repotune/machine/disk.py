@@ -21,6 +21,11 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing(path)).free
 
 
+def drive(path: Path) -> int:
+    """The system's number of the file system at ``path`` (of the volume, on Windows)."""
+    return existing(path).stat().st_dev
+
+
 def existing(path: Path) -> Path:
     """``path``, or its nearest parent that exists."""
     path = path.absolute()

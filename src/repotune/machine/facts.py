@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 System: TypeAlias = Literal["linux", "wsl", "windows", "macos"]
+Purpose: TypeAlias = Literal["models", "cache", "runs"]
+"""Downloaded models, weights quantised from them, and runs."""
 DiskKind: TypeAlias = Literal["ssd", "spinning", "unknown"]
 
 
@@ -49,8 +51,10 @@ class TorchFacts:
 class DiskFacts:
     """Where something is going to be written."""
 
-    purpose: Literal["models", "runs"]
+    purpose: Purpose
     path: str
+    drive: int
+    """The same for folders that share their room."""
     free_bytes: int
     kind: DiskKind
 
@@ -97,7 +101,11 @@ class JobNeeds:
     """Free memory of the host."""
     model_disk_bytes: int
     """Still to be downloaded, 0 if the model is there."""
+    cache_disk_bytes: int
+    """Weights in 4 bits still to be kept for later runs, 0 where there are none."""
     run_disk_bytes: int
     """Corpus, rows, checkpoints and adapter of one run."""
+    smaller_model: str
+    """What to take where the GPU is too small for ``model``."""
     model_error: str = ""
     """Why the model cannot be had, if it cannot."""

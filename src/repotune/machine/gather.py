@@ -11,9 +11,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from repotune.machine.disk import disk_kind, free_bytes
+from repotune.machine.disk import disk_kind, drive, free_bytes
 from repotune.machine.driver import DriverFacts, ask_driver
-from repotune.machine.facts import DiskFacts, GpuFacts, MachineFacts, System, TorchFacts
+from repotune.machine.facts import (
+    DiskFacts,
+    GpuFacts,
+    MachineFacts,
+    Purpose,
+    System,
+    TorchFacts,
+)
 from repotune.machine.probe import bf16_pays_off, cpu_name, ram, usable_cores
 
 PCI = Path("/sys/bus/pci/devices")
@@ -23,7 +30,7 @@ NVIDIA, DISPLAY = "0x10de", "0x03"
 """PCI's number of the vendor, and the beginning of its class of display controllers."""
 
 
-def gather(places: Mapping[Literal["models", "runs"], Path]) -> MachineFacts:
+def gather(places: Mapping[Purpose, Path]) -> MachineFacts:
     """This computer, now. Imports torch, if it can be imported; ``places`` need not exist yet."""
     driver = ask_driver()  # before torch, which takes GPU memory for itself
     torch, torch_error = _torch()
@@ -47,7 +54,11 @@ def gather(places: Mapping[Literal["models", "runs"], Path]) -> MachineFacts:
         gpu=_gpu(driver, torch),
         disks=tuple(
             DiskFacts(
-                purpose=purpose, path=str(path), free_bytes=free_bytes(path), kind=_kind(path)
+                purpose=purpose,
+                path=str(path),
+                drive=drive(path),
+                free_bytes=free_bytes(path),
+                kind=_kind(path),
             )
             for purpose, path in places.items()
         ),

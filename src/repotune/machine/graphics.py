@@ -117,10 +117,11 @@ def _driver(facts: MachineFacts, lang: Lang) -> Check:
             reason = say(lang, "no_driver_wsl" if facts.system == "wsl" else "no_driver")
             fix = fixes.install_driver(facts)
     elif fixes.driver_major(facts.driver) < least:
-        reason = say(
-            lang, "driver_old", driver=facts.driver, needed=least, cuda=_dotted(cuda)
-        )  # fmt: skip
         runs = best is not None and best.driver <= fixes.driver_major(facts.driver)
+        reason = say(
+            lang, "driver_old_for_build" if runs else "driver_old",
+            driver=facts.driver, needed=least, cuda=_dotted(cuda),
+        )  # fmt: skip
         fix = fixes.install_torch(facts, best) if runs else fixes.install_driver(facts)
     return Check(
         key="driver", label=say(lang, "driver"), value=facts.driver or say(lang, "none"),
@@ -178,7 +179,7 @@ def _vram(facts: MachineFacts, gpu: GpuFacts, needs: JobNeeds, lang: Lang) -> Ch
     if gpu.memory_bytes < needs.vram_bytes:
         finding = "missing"
         reason = say(lang, "vram_small", model=needs.model, needed=needed)
-        fix = f"repotune tune PATH --model {fixes.SMALL_MODEL}"
+        fix = f"repotune tune PATH --model {needs.smaller_model}"
     elif gpu.free_bytes < needs.vram_bytes:
         finding = "missing"
         reason, fix = _filled(facts, gpu, needed, lang)

@@ -10,13 +10,13 @@ import re
 from typing import Final
 
 from repotune.machine import fixes
-from repotune.machine.facts import DiskFacts, JobNeeds, MachineFacts
+from repotune.machine.disks import GB, judge_disks
+from repotune.machine.facts import JobNeeds, MachineFacts
 from repotune.machine.graphics import judge_graphics
 from repotune.machine.texts import Lang, say
 from repotune.records import Check, Diagnosis, Finding
 
 GIB: Final = 2**30
-GB: Final = 10**9
 PYTHON: Final = ((3, 10), (3, 13))
 TORCH: Final = ((2, 11), (2, 14))
 FEW_CORES: Final = 8
@@ -24,8 +24,6 @@ FEW_CORES: Final = 8
 NO_PAGE: Final = ("", "", "")
 TIGHT_RAM_BYTES: Final = 15 * GB
 """A computer sold with the page's 16 GB shows a little less."""
-ROOM: Final = 2.0
-"""Less than this many times the space that a run needs is tight."""
 
 
 def expects_gpu(facts: MachineFacts) -> bool:
@@ -46,7 +44,7 @@ def judge(facts: MachineFacts, needs: JobNeeds, lang: Lang = "en") -> tuple[Chec
         _torch(facts, lang),
         *judge_graphics(facts, needs, lang),
         _ram(facts, needs, lang),
-        *(_disk(facts, disk, needs, lang) for disk in facts.disks),
+        *judge_disks(facts, needs, lang),
         _model(facts, needs, lang),
         *_add_ons(facts, lang),
     )
@@ -138,28 +136,6 @@ def _ram(facts: MachineFacts, needs: JobNeeds, lang: Lang) -> Check:
 
 def _free_of(free: int, total: int, lang: Lang) -> str:
     return say(lang, "free_of", free=f"{free / GIB:.1f}", total=f"{total / GIB:.1f}")
-
-
-def _disk(facts: MachineFacts, disk: DiskFacts, needs: JobNeeds, lang: Lang) -> Check:
-    need = needs.model_disk_bytes if disk.purpose == "models" else needs.run_disk_bytes
-    finding: Finding = "ok"
-    reason = ""
-    if disk.free_bytes < need:
-        finding, reason = "missing", say(lang, "disk_short", needed=f"{need / GB:.1f}")
-    elif disk.free_bytes < ROOM * need:
-        finding, reason = "tight", say(lang, "disk_tight")
-    elif disk.kind == "spinning" and disk.purpose == "models":
-        finding, reason = "note", say(lang, "disk_slow")
-    return Check(
-        key=f"disk_{disk.purpose}", label=say(lang, f"disk_{disk.purpose}"),
-        value=say(
-            lang, "free_at",
-            free=f"{disk.free_bytes / GB:.0f}", kind=say(lang, disk.kind), path=disk.path,
-        ),
-        needed=f"{need / GB:.1f} GB" if need else "", page=("50 GB", "100 GB", "200 GB, NVMe"),
-        finding=finding, reason=reason,
-        fix=fixes.show_disk_use(facts.system, disk.path) if finding == "missing" else None,
-    )  # fmt: skip
 
 
 def _model(facts: MachineFacts, needs: JobNeeds, lang: Lang) -> Check:

@@ -20,7 +20,11 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "bf16": ("bf16", "bf16"),
     "ram": ("RAM", "RAM"),
     "disk_models": ("Disk: models", "디스크: 모델"),
+    "disk_cache": ("Disk: 4-bit", "디스크: 4비트"),
     "disk_runs": ("Disk: runs", "디스크: 실행"),
+    "goes_models": ("the model", "모델"),
+    "goes_cache": ("its weights in 4 bits", "4비트 가중치"),
+    "goes_runs": ("the run", "실행"),
     "model": ("Model", "모델"),
     "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
     "triton": ("Triton", "Triton"),
@@ -42,6 +46,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "page_cores": ("{cores} cores", "{cores}코어"),
     "free_of": ("{free} GiB free of {total} GiB", "{total} GiB 중 {free} GiB 여유"),
     "free_at": ("{free} GB free ({kind}) at {path}", "{path}: {free} GB 여유 ({kind})"),
+    "same_drive": ("{path}, as “{first}”", "{path}, “{first}”와 같은 드라이브"),
     "ssd": ("SSD", "SSD"),
     "spinning": ("spinning disk", "하드 디스크"),
     "unknown": ("kind unknown", "종류 알 수 없음"),
@@ -80,16 +85,17 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "PyTorch {version}에서는 repotune이 동작하지 않습니다.",
     ),
     "torch_cpu_only": (
-        "This PyTorch was built without CUDA, so it cannot use the {gpu}.",
-        "이 PyTorch는 CUDA 없이 빌드되어 {gpu}를 쓸 수 없습니다.",
+        "This PyTorch was built without CUDA, so it cannot use the {gpu}: install a build with it.",
+        "이 PyTorch는 CUDA 없이 빌드되어 {gpu} 카드를 쓸 수 없습니다. CUDA용 빌드를 설치하세요.",
     ),
     "cuda_old": (
-        "A build for CUDA {found} is older than any of the PyTorch that repotune needs.",
-        "CUDA {found}용 빌드는 repotune에 필요한 PyTorch보다 오래되었습니다.",
+        "A build for CUDA {found} is older than any of the PyTorch that repotune needs: install a "
+        "newer one.",
+        "CUDA {found}용 빌드는 repotune에 필요한 PyTorch보다 오래되었습니다. 새 빌드를 설치하세요.",
     ),
     "no_driver": (
-        "There is an NVIDIA card and no driver answers.",
-        "NVIDIA 카드는 있지만 드라이버가 응답하지 않습니다.",
+        "There is an NVIDIA card and no driver answers: install the driver, and restart.",
+        "NVIDIA 카드는 있지만 드라이버가 응답하지 않습니다. 드라이버를 설치하고 다시 시작하세요.",
     ),
     "no_driver_wsl": (
         "WSL gets no NVIDIA GPU from Windows: install the driver there (in PowerShell), not here.",
@@ -97,8 +103,16 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Windows(PowerShell)에 설치하세요.",
     ),
     "driver_old": (
-        "Driver {driver} is older than the {needed} that a PyTorch for CUDA {cuda} needs.",
-        "드라이버 {driver}는 CUDA {cuda}용 PyTorch에 필요한 {needed}보다 오래되었습니다.",
+        "Driver {driver} is older than the {needed} that a PyTorch for CUDA {cuda} needs: install "
+        "a newer driver, and restart.",
+        "설치된 드라이버({driver})는 CUDA {cuda}용 PyTorch에 필요한 {needed}보다 오래되었습니다. "
+        "새 드라이버를 설치하고 다시 시작하세요.",
+    ),
+    "driver_old_for_build": (
+        "Driver {driver} is older than the {needed} that a PyTorch for CUDA {cuda} needs: install "
+        "the build that it runs.",
+        "설치된 드라이버({driver})는 CUDA {cuda}용 PyTorch에 필요한 {needed}보다 오래되었습니다. "
+        "이 드라이버로 도는 빌드를 설치하세요.",
     ),
     "no_gpu": (
         "No NVIDIA GPU: the starter model trains on the CPU.",
@@ -107,8 +121,8 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "gpu_hidden": (
         "The driver sees the {gpu} and PyTorch does not: it is hidden from programs, or the "
         "computer was not restarted after the driver was installed.",
-        "드라이버는 {gpu}를 보지만 PyTorch는 보지 못합니다. GPU가 숨겨져 있거나 드라이버 설치 후 "
-        "다시 시작하지 않았습니다.",
+        "드라이버는 {gpu} 카드를 보지만 PyTorch는 보지 못합니다. GPU가 숨겨져 있거나 드라이버 설치 "
+        "후 다시 시작하지 않았습니다.",
     ),
     "gpu_other_build": (
         "PyTorch for CUDA {cuda} has no kernels for compute capability {cc}. The build that has "
@@ -145,8 +159,8 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "({pid}, {held} GiB).",
     ),
     "vram_filled_unseen": (
-        "{used} GiB are in use by other programs, {needed} GiB are needed: close those that this "
-        "lists.",
+        "{used} GiB are in use by other programs, {needed} GiB are needed: close those that the "
+        "command lists.",
         "다른 프로그램이 {used} GiB를 쓰고 있고 {needed} GiB가 필요합니다. 아래 명령이 보여 주는 "
         "프로그램을 닫으세요.",
     ),
@@ -160,20 +174,23 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "이 GPU는 bf16을 지원하지 않아 손실 스케일링을 적용한 fp16으로 계산합니다.",
     ),
     "ram_short": (
-        "{needed} GiB must be free: close programs; these hold most.",
-        "{needed} GiB가 비어 있어야 합니다. 프로그램을 닫으세요. 아래 명령이 큰 것을 보여 줍니다.",
+        "{needed} GiB must be free: close programs; the command shows which hold most.",
+        "{needed} GiB가 비어 있어야 합니다. 프로그램을 닫으세요. 아래 명령이 메모리를 많이 쓰는 "
+        "프로그램을 보여 줍니다.",
     ),
     "ram_tight": (
         "Enough, if other programs are closed.",
         "다른 프로그램을 닫으면 충분합니다.",
     ),
     "disk_short": (
-        "{needed} GB are needed: free some space; these take most.",
-        "{needed} GB가 필요합니다. 공간을 비우세요. 아래 명령이 큰 것부터 보여 줍니다.",
+        "{needed} GB are needed on this drive ({items}): free some space; the command shows what "
+        "takes most.",
+        "이 드라이브에 {needed} GB가 필요합니다({items}). 공간을 비우세요. 아래 명령이 가장 큰 "
+        "폴더들을 보여 줍니다.",
     ),
     "disk_tight": (
-        "Enough for one run; an export to other formats needs more.",
-        "한 번 실행에는 충분하지만 다른 형식으로 내보내려면 더 필요합니다.",
+        "Enough for the {needed} GB of one run; an export to other formats needs more.",
+        "한 번 실행에 드는 {needed} GB에는 충분하지만 다른 형식으로 내보내려면 더 필요합니다.",
     ),
     "disk_slow": (
         "On a spinning disk models load slowly; training itself hardly reads.",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from repotune.kernels import Buffers, Documents, Ops
-from repotune.model.graphs import MAX_TOKENS, Graphs, Inputs
+from repotune.model.graphs import MAX_NUMBERS, Graphs, Inputs
 from repotune.model.layer import Layer, RowContext, Saved
 from repotune.model.offload import Offloader
 from repotune.model.rope import tables
@@ -97,7 +97,8 @@ class Backprop:
             inputs, documents = _of_fixed_size(inputs, documents)
         is_steady = dropout_seed is None and not any(one.offloaded for one in policy.layers)
         is_recordable = self._on_gpu and parts.ops.is_recordable
-        if not (is_recordable and tokens <= MAX_TOKENS and is_steady):
+        is_small = tokens * parts.shape.hidden_size <= MAX_NUMBERS
+        if not (is_recordable and is_small and is_steady):
             return self._pass(inputs, documents, policy, dropout_seed)
         allocations = sum(one.allocations for one in (*self._kept, parts.shared))
         if allocations != self._allocations:

@@ -77,8 +77,13 @@ class Decoder:
             inverse_h=frequencies(self.shape).to(self.device),
             shared=self._shared,
         )
-        self._backprop = Backprop(self.parts, width_TDR=self.shape.hidden_size + lora.r)
+        self._backprop = Backprop(self.parts, width_TDR=self._padded_width())
         self._state = self._named_masters()
+
+    def _padded_width(self) -> int:
+        """Of a gradient of the hidden state, with room for the tails of ``o`` and ``down``."""
+        ranks = [linear.ranks for layer in self.layers for linear in (layer.o, layer.down)]
+        return self.shape.hidden_size + max(ranks, default=0)
 
     def lora_state(self) -> dict[str, Tensor]:
         """The fp32 master weights by name; each one's ``.grad`` is a buffer of the decoder's.

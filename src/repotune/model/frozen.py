@@ -23,7 +23,7 @@ class FrozenWeight(Protocol):
     """A frozen weight with an adapter around it."""
 
     compute_a: Tensor
-    """scale * A in the compute precision, [R, K]."""
+    """scale * A in the compute precision, [R, K]; rows beyond those of A are zero."""
 
     def refresh(self, a_RK: Tensor, blocks: Sequence[AdapterBlock]) -> None:
         """Take over scale * A and each adapted module's B, both in fp32.
@@ -64,7 +64,7 @@ class DenseWeight:
 
     def refresh(self, a_RK: Tensor, blocks: Sequence[AdapterBlock]) -> None:
         """See FrozenWeight; both are written into the padded matrix."""
-        self.compute_a.copy_(a_RK)
+        self.compute_a[: len(a_RK)] = a_RK
         b_OR = self._padded[: self._rows, self._width :]
         for block in blocks:
             b_OR[block.rows, block.columns] = block.values
@@ -88,7 +88,7 @@ class Nf4Weight:
 
     def refresh(self, a_RK: Tensor, blocks: Sequence[AdapterBlock]) -> None:
         """See FrozenWeight; B is rounded whenever it is laid beside the weight."""
-        self.compute_a.copy_(a_RK)
+        self.compute_a[: len(a_RK)] = a_RK
         self._blocks = blocks
 
     def padded(self) -> Tensor:

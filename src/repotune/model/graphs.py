@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MAX_TOKENS = 4096
-"""Larger passes keep the GPU busy by themselves: at 8,192 tokens a graph gains nothing."""
+MAX_NUMBERS = 2**24
+"""Of a hidden state [T, D]. Larger passes keep the GPU busy by themselves: a graph of 8,192 tokens
+of width 4,096 gains nothing."""
 MAX_GRAPHS = 4
 """Each holds the memory that its operations allocate."""
 

@@ -1,6 +1,8 @@
 """A frozen linear with LoRA folded into its matmuls; several linears of one input are one matmul.
 
-Shapes: T tokens, K input width, O output width of all stacked modules, R sum of their ranks.
+Shapes: T tokens, K input width, O output width of all stacked modules, R sum of their ranks,
+rounded up to a multiple of 8: matmuls are several times slower on rows that do not begin at 16
+bytes. What R has more than the modules is zero.
 
 The padded weight is ``[O + R, K + R]``: the frozen weight W, each module's B in columns of its
 own behind it, scale * A in the rows below. An input is ``[x | t]`` with t = scale * x A^T, so that
@@ -21,6 +23,9 @@ from repotune.kernels.nf4 import AdapterBlock
 from repotune.model.frozen import FrozenWeight
 from repotune.records import LoraSpec
 
+RANK_MULTIPLE = 8
+"""16 bytes of 16-bit numbers."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -35,7 +40,7 @@ class Part:
 class StackedLinear:
     """q/k/v, or gate/up, or a single linear: frozen, with LoRA on the targeted modules.
 
-    ``lora_a`` [R, K] and ``lora_b`` (one [O_i, r] per adapted part) are the fp32 master weights,
+    ``lora_a`` [sum of r, K] and ``lora_b`` (one [O_i, r] per adapted part) are the fp32 masters,
     ``grad_a`` and ``grad_b`` their gradients, which ``backward`` adds to. They lie in ``masters``
     and ``gradients``, flat tensors of ``lora_size`` numbers.
     """
@@ -60,7 +65,7 @@ class StackedLinear:
         self.outputs = parts[-1].out.stop
         self.lora_a, self.lora_b = self._views(masters)
         self.grad_a, self.grad_b = self._views(gradients)
-        a = torch.empty(self.ranks, self.width, dtype=torch.float32)
+        a = torch.empty(self.lora_a.shape, dtype=torch.float32)
         # PEFT's initialisation: kaiming_uniform(a=sqrt(5)) is uniform within 1 / sqrt(K); B is 0.
         a.uniform_(-(self.width**-0.5), self.width**-0.5, generator=generator)
         self.lora_a.copy_(a)
@@ -69,12 +74,12 @@ class StackedLinear:
         self.refresh()
 
     def _views(self, flat: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """A [R, K] and the B of each adapted part, [O_i, r], one after another in ``flat``."""
-        heights = [out.stop - out.start for out, _ in self._adapted()]
-        rank = self.ranks // len(heights) if heights else 0
-        a, *rest = torch.split(flat, [self.ranks * self.width, *(rank * n for n in heights)])
-        return a.view(self.ranks, self.width), [
-            b.view(height, rank) for b, height in zip(rest, heights, strict=True)
+        """A of all adapted parts and the B of each, one after another in ``flat``."""
+        sizes = [(out.stop - out.start, rank.stop - rank.start) for out, rank in self._adapted()]
+        ranks = sum(rank for _, rank in sizes)
+        a, *rest = torch.split(flat, [ranks * self.width, *(n * rank for n, rank in sizes)])
+        return a.view(ranks, self.width), [
+            b.view(size) for b, size in zip(rest, sizes, strict=True)
         ]
 
     def masters(self) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -102,6 +107,7 @@ class StackedLinear:
         if seed is None or not self.dropout:
             torch.mm(x_TK, self.compute_a.t(), out=tail_TR)
             return
+        tail_TR[:, len(self.lora_a) :] = 0.0
         for rank, mask in self._masks(x_TK, seed):
             tail_TR[:, rank] = (x_TK * mask) @ self.compute_a[rank].t()
 
@@ -134,7 +140,8 @@ class StackedLinear:
         """Add to ``grad_a``; after ``backward``, and with the x of the forward."""
         g_TR = self._g(dy_TOR)
         if seed is None or not self.dropout:
-            self._ops.add_product(self.grad_a, g_TR.t(), x_TK, self.scale)
+            ranks = len(self.grad_a)
+            self._ops.add_product(self.grad_a, g_TR[:, :ranks].t(), x_TK, self.scale)
             return
         for rank, mask in self._masks(x_TK, seed):
             self._ops.add_product(self.grad_a[rank], g_TR[:, rank].t(), x_TK * mask, self.scale)
@@ -177,11 +184,16 @@ def parts_of(names: Sequence[str], outs: Sequence[int], lora: LoraSpec) -> tuple
 
 def ranks_of(parts: Sequence[Part]) -> int:
     """R of a stack."""
-    return max((part.rank.stop for part in parts if part.rank is not None), default=0)
+    return -(-_ranks(parts) // RANK_MULTIPLE) * RANK_MULTIPLE
 
 
 def lora_size(parts: Sequence[Part], width: int) -> int:
     """How many numbers A and B of a stack have together."""
     adapted = [(part.out, part.rank) for part in parts if part.rank is not None]
     of_b = ((out.stop - out.start) * (rank.stop - rank.start) for out, rank in adapted)
-    return ranks_of(parts) * width + sum(of_b)
+    return _ranks(parts) * width + sum(of_b)
+
+
+def _ranks(parts: Sequence[Part]) -> int:
+    stops: list[int] = [part.rank.stop for part in parts if part.rank is not None]
+    return max(stops, default=0)

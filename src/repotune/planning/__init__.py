@@ -1,34 +1,41 @@
 """Will it fit, how long, what it costs; which layers keep their activations.
 
 ``memory`` and ``speed`` are the two models, term by term; ``rates`` and ``target`` say what a
-device can do, ``policy`` and ``fit`` what suits it, ``plan`` puts it together with ``cost``.
+device can do, ``policy`` and ``fit`` what suits it, ``plan`` puts it together with ``cost``;
+``offers`` are the same job on rented GPUs, ``smaller`` what to take where nothing fits.
 ``plain_stack`` is the memory of what people run today. No torch here: a plan needs
 ``records.Shape``, never the model.
 """
 
+from repotune.planning.duration import duration, span
 from repotune.planning.fit import fastest, fit
 from repotune.planning.memory import (
     Setup,
     lora_parameters,
     memory_parts,
     moments_bytes,
+    packed_documents,
     parameters,
     resident_bytes,
     saved_layer_bytes,
     weight_bytes,
     working_bytes,
 )
+from repotune.planning.offers import offer_costs
 from repotune.planning.plain_stack import PlainRun, plain_stack_peak
 from repotune.planning.plan import (
     BYTES_PER_TOKEN,
     Workload,
     chosen_config,
+    disk,
+    least_gpu_bytes,
     plan,
     suited_config,
     with_preset,
 )
 from repotune.planning.policy import choose_policy
-from repotune.planning.target import Target, gpu_target, machine_target
+from repotune.planning.smaller import smaller_model
+from repotune.planning.target import Target, gpu_context, gpu_target, machine_target
 
 __all__ = [
     "BYTES_PER_TOKEN",
@@ -38,18 +45,26 @@ __all__ = [
     "Workload",
     "choose_policy",
     "chosen_config",
+    "disk",
+    "duration",
     "fastest",
     "fit",
+    "gpu_context",
     "gpu_target",
+    "least_gpu_bytes",
     "lora_parameters",
     "machine_target",
     "memory_parts",
     "moments_bytes",
+    "offer_costs",
+    "packed_documents",
     "parameters",
     "plain_stack_peak",
     "plan",
     "resident_bytes",
     "saved_layer_bytes",
+    "smaller_model",
+    "span",
     "suited_config",
     "weight_bytes",
     "with_preset",

@@ -65,6 +65,8 @@ def our_figure(
     match claim.topic:
         case "vram":
             return _vram(claim, model, named)
+        case "time" if claim.unit == "times":
+            return _times_slower(claim, model, named, presets)
         case "preset" | "time":
             plans = _plans(claim, model, named, presets)
             return _union([one.hours for one in plans])
@@ -117,6 +119,19 @@ def _plans(
     if not named:
         return [_plan_on(machine_target(DESKTOP, None, None), model, FineTuningConfig(), files)]
     return [_plan_on(gpu_target(gpu), model, _configured(gpu, presets), files) for gpu in named]
+
+
+def _times_slower(
+    claim: PageClaim, model: KnownModel, named: Sequence[Gpu], presets: Sequence[Preset]
+) -> Range:
+    """The desktop's hours over those of the GPU."""
+    files = claim.subject["files"]
+    desktop = machine_target(DESKTOP, None, None)
+    slow = _plan_on(desktop, model, FineTuningConfig(), files).hours
+    fast = _union([one.hours for one in _plans(claim, model, named, presets)])
+    return Range(
+        low=slow.low / fast.high, expected=slow.expected / fast.expected, high=slow.high / fast.low
+    )
 
 
 def _plan_on(target: Target, model: KnownModel, config: FineTuningConfig, files: int) -> Plan:

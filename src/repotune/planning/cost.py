@@ -25,10 +25,11 @@ def board_watts(power_w: int) -> Range:
     return scaled(UTILISATION, power_w)
 
 
-def offer_cost(offer: CloudOffer, verdict: Verdict, hours: Range) -> OfferCost:
-    """Money, sessions and weeks of ``hours`` of work on ``offer``."""
+def offer_cost(offer: CloudOffer, model: str, verdict: Verdict, hours: Range) -> OfferCost:
+    """Money, sessions and weeks of ``hours`` of work on ``model`` on ``offer``."""
     return OfferCost(
         offer=offer,
+        model=model,
         verdict=verdict,
         hours=hours,
         money=Range(

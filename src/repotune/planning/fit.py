@@ -12,11 +12,12 @@ from repotune.errors import DoesNotFit
 from repotune.planning.memory import (
     Setup,
     memory_parts,
+    packed_documents,
     saved_layer_bytes,
     shared_bytes,
     slack_bytes,
 )
-from repotune.planning.policy import GIB, USABLE, choose_for, needed_bytes
+from repotune.planning.policy import GIB, USABLE, choose_policy, needed_bytes
 from repotune.planning.speed import Step, step_seconds
 from repotune.planning.target import Target
 from repotune.records import LoraSpec, MemoryPart, Policy, Range, Shape, Verdict
@@ -27,8 +28,6 @@ ALLOCATED_SPREAD: Final = 0.03
 SLACK_SPREAD: Final = 0.5
 """The terms of the engine's own tensors are exact; what the allocator rounds is less so."""
 CPU_SPREAD: Final = 0.15
-MEAN_DOCUMENT: Final = 700
-"""Tokens of a piece of a file in packed rows."""
 LENGTHS: Final = (2048, 1536, 1024, 512, 256)
 BATCHES: Final = (1, 2, 4, 8, 16)
 EFFECTIVE_BATCH: Final = 16
@@ -79,7 +78,7 @@ def setup_of(shape: Shape, config: FineTuningConfig, target: Target) -> Setup:
         itemsize=2 if in_16_bits else 4,
         device=target.device,
         use_4bit=config.use_4bit and on_gpu,
-        documents=tokens // MEAN_DOCUMENT + rows,
+        documents=packed_documents(tokens, rows),
     )
 
 
@@ -89,7 +88,7 @@ def fit(shape: Shape, config: FineTuningConfig, target: Target) -> Fit:
     host = target.host_free_bytes if target.device == "cuda" else 0
     least = _least_bytes(setup, config, host)
     try:
-        policy = choose_for(
+        policy = choose_policy(
             setup,
             free_bytes=target.free_bytes,
             gradient_checkpointing=config.gradient_checkpointing,

@@ -32,6 +32,8 @@ SEGMENTS: Final = 60 * 2**20
 """What the allocator rounds up, whatever the step."""
 UNMERGED: Final = 3.4
 """Tensors of the queries' size in holes that the allocator holds: fitted, see ``benchmarks``."""
+MEAN_DOCUMENT: Final = 700
+"""Tokens of a piece of a file in packed rows."""
 FLASH_ROWS: Final = 128
 """To whose multiples flash attention's backward rounds the rows of each document, in fp32."""
 CONTEXT_BASE: Final = 250 * 2**20
@@ -58,7 +60,12 @@ class Setup:
     device: Device = "cpu"
     use_4bit: bool = False
     documents: int | None = None
-    """Of different lengths, in flight; None: each row is one."""
+    """Of different lengths, in flight, see ``packed_documents``; None: each row is one."""
+
+
+def packed_documents(tokens: int, rows: int) -> int:
+    """About how many documents are in so many packed rows of together ``tokens``."""
+    return tokens // MEAN_DOCUMENT + rows
 
 
 def widths(shape: Shape) -> tuple[int, int, int, int]:
@@ -72,10 +79,14 @@ def widths(shape: Shape) -> tuple[int, int, int, int]:
 
 
 def stacks(shape: Shape, lora: LoraSpec) -> tuple[tuple[int, int, int], ...]:
-    """(inputs, outputs, sum of ranks) of a layer's four matmuls: qkv, o, gate and up, down."""
+    """(inputs, outputs, R) of a layer's four matmuls: qkv, o, gate and up, down.
+
+    R is the sum of the ranks, rounded up to a multiple of 8 (``model.linear``).
+    """
     d, q, k, i = widths(shape)
     names = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-    ranks = [lora.r * sum(name in lora.target_modules for name in stack) for stack in names]
+    sums = [lora.r * sum(name in lora.target_modules for name in stack) for stack in names]
+    ranks = [-(-one // 8) * 8 for one in sums]
     sizes = ((d, q + 2 * k), (q, d), (d, 2 * i), (i, d))
     return tuple((*size, rank) for size, rank in zip(sizes, ranks, strict=True))
 
@@ -217,6 +228,13 @@ def scratch_bytes(setup: Setup, savings: frozenset[Saving]) -> int:
     return tokens * (setup.itemsize * numbers + 32) + setup.itemsize * max(tokens * wide, logits)
 
 
+def uses_flash(setup: Setup) -> bool:
+    """Whether cuDNN's attention cannot be used, by the conditions of ``kernels.triton``."""
+    _, q, k, _ = widths(setup.shape)
+    windowed = setup.shape.sliding_window is not None
+    return setup.documents is not None or k < q or windowed
+
+
 def attention_bytes(setup: Setup) -> int:
     """What attention's backward allocates: dq, dk and dv, dq in fp32, and small statistics.
 
@@ -226,7 +244,7 @@ def attention_bytes(setup: Setup) -> int:
     _, q, k, _ = widths(setup.shape)
     heads, padded = setup.shape.num_attention_heads, setup.tokens
     numbers = q + 2 * k
-    if setup.documents is not None or k < q or setup.shape.sliding_window is not None:
+    if uses_flash(setup):
         numbers += 2 * q + (2 * q if k < q else 0)
         padded += FLASH_ROWS * (setup.documents or 0)
     return setup.tokens * (setup.itemsize * numbers + 8 * heads) + padded * 4 * q

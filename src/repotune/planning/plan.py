@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
-from typing import Final
+from typing import Final, Literal
 
 from repotune.config import FineTuningConfig
-from repotune.planning.cost import (
-    CPU_WATTS,
-    board_watts,
-    electricity_kwh,
-    offer_cost,
-    scaled,
-)
+from repotune.planning.cost import CPU_WATTS, board_watts, electricity_kwh, scaled
+from repotune.planning.duration import duration
 from repotune.planning.fit import (
+    LENGTHS,
     Fit,
     fastest,
     fit,
+    lora_of,
     nearest,
     passes_per_step,
     step_of,
@@ -29,16 +26,15 @@ from repotune.planning.memory import (
     linear_parameters,
     lora_parameters,
     offloaded_bytes,
+    packed_documents,
     weight_bytes,
 )
 from repotune.planning.plain_stack import PlainRun, plain_stack_peak
-from repotune.planning.policy import GIB
+from repotune.planning.policy import GIB, USABLE, needed_bytes
 from repotune.planning.speed import FORWARD_SHARE, Step
-from repotune.planning.target import Target, gpu_target
+from repotune.planning.target import Target
 from repotune.records import (
     Alternative,
-    CloudOffer,
-    Gpu,
     MemoryPart,
     OfferCost,
     Plan,
@@ -67,6 +63,7 @@ CHECKPOINTS: Final = Range(low=1, expected=2, high=3)
 CHECKPOINT_BYTES: Final = 12
 """Per LoRA parameter: fp32 weight and Adam's two moments."""
 ADAPTER_BYTES: Final = 4
+FP32_BYTES: Final = 4
 PRESET_MODELS: Final = "codellama/CodeLlama-7b-"
 UNIT: Final = Range(low=1, expected=1, high=1)
 DOCUMENTS_SHARE: Final = Range(low=0.15, expected=0.3, high=0.5)
@@ -91,14 +88,16 @@ class Workload:
 def plan(
     *, model: str, shape: Shape, download_bytes: int, target: Target, config: FineTuningConfig,
     workload: Workload, price_per_kwh: float | None = None,
-    offers: Sequence[tuple[CloudOffer, Gpu]] = (), notes: Sequence[str] = (),
+    offers: Sequence[OfferCost] = (), notes: Sequence[str] = (),
 ) -> Plan:  # fmt: skip
     """What a run of ``config`` needs on ``target``, and whether it has it.
 
     ``download_bytes`` is what has to be fetched, 0 for a model that is there. A configuration that
-    does not fit is planned as the nearest that does, for its time. Raises UsageError only for a
-    device whose speed nobody knows.
+    does not fit is planned as the nearest that does, for its time; without a GPU, weights stay in
+    16 or 32 bits whatever it says. Raises UsageError only for a device whose speed nobody knows.
     """
+    if target.device == "cpu":
+        config = config.merged({"use_4bit": False})
     one = fit(shape, config, target)
     other = nearest(shape, target, config) if one.verdict == "does_not_fit" else None
     planned, fitting = (config, one) if other is None else (other[0], other[2])
@@ -117,6 +116,7 @@ def plan(
         files=workload.files,
         tokens=workload.tokens,
         config=config.model_dump(mode="json"),
+        precision=_precision(one, config, target),
         policy=one.policy,
         tokens_in_flight=one.setup.tokens,
         memory=_with_context(one, target),
@@ -132,7 +132,7 @@ def plan(
         seconds=times.seconds if times else {},
         electricity_kwh=kwh,
         electricity=None if kwh is None or price_per_kwh is None else scaled(kwh, price_per_kwh),
-        offers=offer_costs(offers, shape, config, workload),
+        offers=tuple(offers),
         nearest=None if other is None else _alternative(other[1], other[2], hours, target),
         notes=(workload.note, _provenance(target), *_plain_stack(one, config, target), *notes),
     )
@@ -190,26 +190,6 @@ def run_times(
     )
 
 
-def offer_costs(
-    offers: Sequence[tuple[CloudOffer, Gpu]], shape: Shape, config: FineTuningConfig,
-    workload: Workload,
-) -> tuple[OfferCost, ...]:  # fmt: skip
-    """The job on each offer's GPU, by the settings that suit it; those that cannot do it too."""
-    done: dict[str, tuple[Fit, Range]] = {}
-    for _, gpu in offers:
-        if gpu.name not in done:
-            target = gpu_target(gpu)
-            chosen = fastest(shape, target, config) or config
-            one = fit(shape, chosen, target)
-            hours = _nothing()
-            if one.policy is not None:
-                hours = run_times(shape, chosen, one, target, workload).hours
-            done[gpu.name] = one, hours
-    return tuple(
-        offer_cost(offer, done[gpu.name][0].verdict, done[gpu.name][1]) for offer, gpu in offers
-    )
-
-
 def host_ram(one: Fit, target: Target, workload: Workload) -> Range:
     """GiB of the host: the program, the corpus, and what is offloaded; on a CPU everything."""
     corpus = scaled(CORPUS_SHARE, workload.bytes.expected / GIB)
@@ -253,15 +233,19 @@ def chosen_config(
     shape: Shape, target: Target, base: FineTuningConfig, preset: Preset | None
 ) -> FineTuningConfig:
     """``base`` with the settings that suit a device: its preset if the model fits with it, else the
-    planner's choice, else the preset or ``base`` as they are. Without a GPU, ``base``."""
+    planner's choice, else what is nearest to the preset or ``base``. Without a GPU, ``base``."""
     if target.device == "cpu":
         return base
     if preset is not None:
         config = with_preset(base, preset)
         if fit(shape, config, target).verdict == "fits":
             return config
-    found = fastest(shape, target, base)
-    return found or (base if preset is None else with_preset(base, preset))
+    if (found := fastest(shape, target, base)) is not None:
+        return found
+    asked = base if preset is None else with_preset(base, preset)
+    # What fits with little to spare is better than what does not.
+    other = nearest(shape, target, asked)
+    return asked if other is None else other[0]
 
 
 def suited_config(
@@ -276,6 +260,21 @@ def suited_config(
     return chosen_config(shape, target, base, preset)
 
 
+def least_gpu_bytes(shape: Shape, *, context_bytes: int, host_free_bytes: int) -> int:
+    """GPU memory that must be free for ``tune`` to find settings that fit, its context included.
+
+    The planner's own least, at one row of the shortest length that it tries, 4-bit weights, and
+    what the host has room for in the host's memory; over the share that a run may use.
+    """
+    config = FineTuningConfig(batch_size=1, max_seq_length=LENGTHS[-1])
+    setup = Setup(
+        shape=shape, lora=lora_of(config), tokens=LENGTHS[-1], itemsize=2, device="cuda",
+        use_4bit=True, documents=packed_documents(LENGTHS[-1], 1),
+    )  # fmt: skip
+    least = needed_bytes(setup, host_free_bytes=host_free_bytes)
+    return ceil(least / USABLE["cuda"]) + context_bytes
+
+
 def with_preset(config: FineTuningConfig, preset: Preset) -> FineTuningConfig:
     """``config`` with the four settings of a preset."""
     return config.merged(
@@ -288,13 +287,23 @@ def with_preset(config: FineTuningConfig, preset: Preset) -> FineTuningConfig:
     )
 
 
+def _precision(
+    one: Fit, config: FineTuningConfig, target: Target
+) -> Literal["bf16", "fp16", "fp32"]:
+    if config.precision != "auto":
+        return config.precision
+    if one.setup.itemsize == FP32_BYTES:
+        return "fp32"
+    return "bf16" if target.bf16 else "fp16"
+
+
 def _alternative(changes: dict[str, object], one: Fit, hours: Range, target: Target) -> Alternative:
     said = ", ".join(f"{name} = {str(value).lower()}" for name, value in changes.items())
     return Alternative(
         changes=changes,
         peak_vram_gib=one.peak if target.device == "cuda" else _nothing(),
         hours=hours,
-        reason=f"It fits with {said}, and takes {hours.expected:.1f} hours. {one.reason}",
+        reason=f"It fits with {said}, and takes {duration(hours)}. {one.reason}",
     )
 
 

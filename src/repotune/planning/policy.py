@@ -15,7 +15,7 @@ from repotune.planning.memory import (
     saved_layer_bytes,
     shared_bytes,
 )
-from repotune.records import LayerPolicy, LoraSpec, Policy, Saving, Shape
+from repotune.records import LayerPolicy, Policy, Saving
 
 GIB: Final = 2**30
 LEVELS: Final[tuple[Saving, ...]] = ("input", "outputs", "attention", "all")
@@ -35,34 +35,15 @@ HOST_SHARE: Final = 0.5
 
 
 def choose_policy(
-    shape: Shape, lora: LoraSpec, *, tokens: int, itemsize: int, free_bytes: int,
-    gradient_checkpointing: bool, device: Device = "cpu", use_4bit: bool = False,
-    host_free_bytes: int = 0,
-) -> Policy:  # fmt: skip
-    """Recompute as few layers as the budget asks for; none without ``gradient_checkpointing``.
-
-    ``tokens`` is what is in flight (a row on a CPU, a micro-batch on CUDA), ``itemsize`` the bytes
-    of a number in the compute precision, ``free_bytes`` what is free before the model is loaded
-    and, on CUDA, after the context is made. Where ``host_free_bytes`` says that there is host
-    memory to use, saved tensors are moved there before anything but attention's output is given
-    up, and at the last the optimizer's moments. Raises DoesNotFit, before anything is loaded, with
-    the numbers and the way out.
-    """
-    setup = Setup(
-        shape=shape, lora=lora, tokens=tokens, itemsize=itemsize, device=device, use_4bit=use_4bit
-    )
-    return choose_for(
-        setup,
-        free_bytes=free_bytes,
-        gradient_checkpointing=gradient_checkpointing,
-        host_free_bytes=host_free_bytes,
-    )
-
-
-def choose_for(
     setup: Setup, *, free_bytes: int, gradient_checkpointing: bool, host_free_bytes: int = 0
 ) -> Policy:
-    """``choose_policy`` of a setup."""
+    """Recompute as few layers as the budget asks for; none without ``gradient_checkpointing``.
+
+    ``free_bytes`` is what is free before the model is loaded and, on CUDA, after the context is
+    made. Where ``host_free_bytes`` says that there is host memory to use, saved tensors are moved
+    there before anything but attention's output is given up, and at the last the optimizer's
+    moments. Raises DoesNotFit, before anything is loaded, with the numbers and the way out.
+    """
     layers = setup.shape.num_hidden_layers
     bytes_of = {one: _layer_bytes(setup, one) for one in LEVELS}
     budget = int(free_bytes * USABLE[setup.device])
@@ -86,14 +67,19 @@ def choose_for(
 
 
 def needed_bytes(setup: Setup, *, host_free_bytes: int = 0) -> int:
-    """The least that a step needs: every layer saves only its input, which is on the host, as the
-    optimizer's moments are, if there is room."""
-    layers, each = setup.shape.num_hidden_layers, _layer_bytes(setup, "input")
-    held, room, moments = layers, host_free_bytes * HOST_SHARE, moments_bytes(setup)
-    if layers * each <= room:
-        held, room = min(layers, STAGED_LAYERS), room - layers * each
-    spared = moments if moments <= room else 0
-    return _around(setup, {"input"}) + held * each - spared
+    """The least that a step needs: what layers save is on the host, as the optimizer's moments
+    are, if there is room."""
+
+    def need(saving: Saving) -> int:
+        layers, each = setup.shape.num_hidden_layers, _layer_bytes(setup, saving)
+        held, room, moments = layers, host_free_bytes * HOST_SHARE, moments_bytes(setup)
+        if layers * each <= room:
+            held, room = min(layers, STAGED_LAYERS), room - layers * each
+        spared = moments if moments <= room else 0
+        return _around(setup, {saving}) + held * each - spared
+
+    # Where it is moved away, saving attention's output too may take less than computing it again.
+    return min(need("input"), need("outputs"))
 
 
 def _fitting(setup: Setup, budget: int, host_free_bytes: int) -> Policy | None:

@@ -6,6 +6,7 @@ Letters as in ``memory``; S is the length of a row. A micro-batch is T tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import hypot
 from typing import Final
 
 from repotune.planning.memory import (
@@ -16,6 +17,7 @@ from repotune.planning.memory import (
     lora_parameters,
     saved_layer_bytes,
     stacks,
+    uses_flash,
     widths,
 )
 from repotune.planning.rates import Rates
@@ -29,8 +31,17 @@ OVERLAP: Final = 4
 """The host enqueues while the GPU works: together they take (gpu^4 + host^4)^(1/4). With 61, 118
 and 462 ms of work and 119 ms of host time that is 121, 141 and 463 ms: 119, 142 and 456 were
 measured for 1 × 1024, 1 × 2048 and 4 × 2048."""
-GRAPH_TOKENS: Final = 4096
-"""Of ``model.graphs``: a pass of at most so many tokens is replayed, and waits for no host."""
+GRAPH_NUMBERS: Final = 2**24
+"""Of ``model.graphs``: a pass of at most so many T·D is replayed, and waits for no host."""
+GRAPH_OPERATION: Final = 6.5e-6
+"""Seconds that a GPU takes for an operation however small it is. With the work they take
+(work^2 + operations^2)^(1/2) of a replayed pass: fitted to 0.1 to 13 billion parameters on an H100,
+see ``benchmarks``."""
+ATTENTION_EDGE: Final = 470
+"""Tokens that a fused kernel computes for each query beyond those that it sees: tiles on the
+diagonal, what it does once a tile. Fitted to rows of 512 to 8,192 tokens."""
+FLASH: Final = 0.57
+"""Flash attention's rate, of cuDNN's: 1.7 times slower (``kernels.triton.attention``)."""
 CPU_TRAFFIC: Final = 3
 """PyTorch's plain operations read and write that many times what a fused one does."""
 OPTIMIZER_TRAFFIC: Final = 2 * MASTER_BYTES + 4
@@ -65,7 +76,7 @@ def step_seconds(setup: Setup, policy: Policy, rates: Rates, *, row_tokens: int)
     """A micro-batch of T tokens in rows of ``row_tokens``."""
     tokens = setup.tokens
     matmuls = tokens * matmul_flops(setup, policy) / rates.matmul_flops
-    attention = tokens * attention_flops(setup, policy, row_tokens) / rates.attention_flops
+    attention = tokens * attention_flops(setup, policy, row_tokens) / attention_rate(setup, rates)
     traffic = CPU_TRAFFIC if setup.device == "cpu" else 1
     lora = tokens * lora_traffic(setup) / rates.bandwidth
     elementwise = traffic * tokens * elementwise_traffic(setup, policy) / rates.bandwidth
@@ -75,7 +86,7 @@ def step_seconds(setup: Setup, policy: Policy, rates: Rates, *, row_tokens: int)
     if setup.device == "cpu":
         waiting = enqueued
     elif is_graphed(setup, policy):
-        waiting = 0.0
+        waiting = hypot(work, operations(setup, policy) * GRAPH_OPERATION) - work
     else:
         waiting = (work**OVERLAP + enqueued**OVERLAP) ** (1 / OVERLAP) - work
     state = lora_parameters(setup.shape, setup.lora)
@@ -116,11 +127,25 @@ def recomputed_parameters(setup: Setup, policy: Policy) -> int:
 
 def attention_flops(setup: Setup, policy: Policy, row_tokens: int) -> float:
     """Per token: 4Q for each of the S/2 tokens before it that it sees on average, forward; 2.5
-    times that backward; once more for a layer that saves only its input."""
+    times that backward; once more for a layer that saves only its input.
+
+    In packed rows a token sees as many as a document has on average: half of a document's tokens
+    are before it, and long documents have more tokens than short ones.
+    """
     seen = min(row_tokens / 2, setup.shape.sliding_window or row_tokens)
+    if setup.documents is not None:
+        seen = min(seen, setup.tokens / setup.documents)
+    if setup.device == "cuda":
+        seen += ATTENTION_EDGE
     forward = 4 * widths(setup.shape)[1] * seen
     again = sum(layer.saving == "input" for layer in policy.layers)
     return forward * (setup.shape.num_hidden_layers * (1 + BACKWARD_ATTENTION) + again)
+
+
+def attention_rate(setup: Setup, rates: Rates) -> float:
+    """FLOP/s of the kernel that a row gets, see ``memory.attention_bytes``."""
+    flash = setup.device == "cuda" and uses_flash(setup)
+    return rates.attention_flops * (FLASH if flash else 1.0)
 
 
 def lora_traffic(setup: Setup) -> float:
@@ -159,7 +184,8 @@ def dequantised_traffic(setup: Setup, policy: Policy) -> float:
 def is_graphed(setup: Setup, policy: Policy) -> bool:
     """Whether a pass is recorded once and replayed, by the engine's own conditions."""
     offloads = any(layer.offloaded for layer in policy.layers)
-    return setup.tokens <= GRAPH_TOKENS and not setup.lora.dropout and not offloads
+    is_small = setup.tokens * setup.shape.hidden_size <= GRAPH_NUMBERS
+    return is_small and not setup.lora.dropout and not offloads
 
 
 def operations(setup: Setup, policy: Policy) -> float:

@@ -17,6 +17,9 @@ DISPLAY_BYTES: Final = 400 * 2**20
 HOST_FREE_BYTES: Final = 10 * 2**30
 """Of a machine that is not here: of 16 GB, the least that the requirements page asks for."""
 CONTEXT_SPREAD: Final = (0.7, 1.3)
+LIBRARY_BYTES: Final = 100 * 2**20
+"""Kernels of cuDNN, cuBLAS and Triton that the first steps load, after a calibration's context was
+measured: 75 to 145 MiB on an H100."""
 LOADED_CONTEXT_BYTES: Final = 800 * 2**20
 """Of a GPU that is not in the table and was not measured: an H100's."""
 
@@ -46,16 +49,15 @@ def gpu_target(gpu: Gpu) -> Target:
     """A GPU of the table, in a machine that is not here: nothing else runs on it but a screen."""
     visible = gpu.memory_bytes or int(gpu.memory_gb * 2**30 * VISIBLE)
     screen = DISPLAY_BYTES if gpu.kind in ("desktop", "laptop") else 0
-    context = context_bytes(gpu.sm_count)
-    low, high = CONTEXT_SPREAD
+    context = gpu_context(gpu, None)
     return Target(
         name=gpu.name,
         device="cuda",
         gpu=gpu,
         bf16=gpu.bf16,
-        free_bytes=visible - screen - context,
+        free_bytes=visible - screen - round(context.expected),
         host_free_bytes=HOST_FREE_BYTES,
-        context=Range(low=low * context, expected=context, high=high * context),
+        context=context,
         rates=gpu_rates(gpu, None),
         here=False,
     )
@@ -80,19 +82,25 @@ def machine_target(
             rates=cpu_rates(machine.cores, bf16=machine.bf16, calibration=calibration),
             here=True,
         )
-    low, high = CONTEXT_SPREAD
-    if calibration is not None and calibration.context_bytes:
-        context, low, high = calibration.context_bytes, 1.0, 1.0
-    else:
-        context = LOADED_CONTEXT_BYTES if gpu is None else context_bytes(gpu.sm_count)
+    context = gpu_context(gpu, calibration)
     return Target(
         name=machine.gpu,
         device="cuda",
         gpu=gpu,
         bf16=machine.bf16,
-        free_bytes=max(0, machine.gpu_free_bytes - (0 if has_context else context)),
+        free_bytes=max(0, machine.gpu_free_bytes - (0 if has_context else round(context.expected))),
         host_free_bytes=machine.ram_free_bytes,
-        context=Range(low=low * context, expected=context, high=high * context),
+        context=context,
         rates=gpu_rates(gpu, calibration),
         here=True,
     )
+
+
+def gpu_context(gpu: Gpu | None, calibration: Calibration | None) -> Range:
+    """Bytes of a CUDA context: as measured, else by the GPU's size, else an H100's."""
+    if calibration is not None and calibration.context_bytes:
+        measured = calibration.context_bytes + LIBRARY_BYTES
+        return Range(low=measured, expected=measured, high=measured)
+    expected = LOADED_CONTEXT_BYTES if gpu is None else context_bytes(gpu.sm_count)
+    low, high = CONTEXT_SPREAD
+    return Range(low=low * expected, expected=expected, high=high * expected)

@@ -69,6 +69,9 @@ class OfferCost:
     """What the job costs on one cloud offer."""
 
     offer: CloudOffer
+    model: str
+    """What is tuned there: that of the plan, or where a plan for a processor was not told which,
+    the one for GPUs."""
     verdict: Verdict
     hours: Range
     money: Range
@@ -95,6 +98,8 @@ class Plan:
     """Of the whole corpus."""
     config: dict[str, Any]
     """The configuration that was planned with, all fields of FineTuningConfig."""
+    precision: Literal["bf16", "fp16", "fp32"]
+    """That the run computes in; "auto" is settled."""
     policy: Policy | None
     """None if nothing fits."""
     tokens_in_flight: int

@@ -104,6 +104,8 @@ class KnownModel:
     """Of the weight files."""
     licence: str
     """The hub's licence tag."""
+    code: bool
+    """Whether it was trained on code above all."""
     fim: bool | None
     """Whether it has tokens for filling in the middle and was trained on them; None: unknown."""
     source: str

@@ -12,12 +12,13 @@ from repotune.machine.judge import PYTHON, TORCH
 from repotune.machine.needs import GPU_RAM_BYTES
 from repotune.planning import (
     PlainRun,
-    fastest,
     gpu_target,
     machine_target,
+    offer_costs,
     parameters,
     plain_stack_peak,
     plan,
+    smaller_model,
     suited_config,
 )
 from repotune.planning.claims import (
@@ -206,11 +207,9 @@ class _Asker:
     def offers(self) -> tuple[OfferCost, ...]:
         """The job on each cloud offer."""
         pairs = [(offer, find_gpu(offer.gpu).gpu) for offer in clouds()]
-        return plan(
-            model=self._model, shape=self._shape, download_bytes=self._download,
-            target=gpu_target(_gpu(FAST)), config=FineTuningConfig(), workload=workload(FILES),
-            offers=pairs,
-        ).offers  # fmt: skip
+        return offer_costs(
+            pairs, model=self._model, shape=self._shape, config=None, workload=workload(FILES)
+        )
 
     def _config(self, gpu: Gpu) -> FineTuningConfig:
         return suited_config(self._model, self._shape, gpu_target(gpu), FineTuningConfig())
@@ -235,18 +234,12 @@ def _setting(shape: Shape, batch_size: int, length: int, target: Target) -> Sett
 def _smaller(shape: Shape) -> SmallerModel | None:
     """What fits on the smallest card of the table."""
     gpu = min((gpu for gpu in gpus() if gpu.kind == "desktop"), key=lambda gpu: gpu.memory_gb)
-    smaller = [one for one in models() if parameters(one.shape) < parameters(shape)]
-    smaller.sort(key=lambda one: -parameters(one.shape))
-    for one in smaller:
-        config = fastest(one.shape, gpu_target(gpu), FineTuningConfig())
-        if config is not None:
-            made = _Asker(one.name, one.shape, one.download_bytes).on(
-                gpu_target(gpu), config, FILES
-            )
-            return SmallerModel(
-                gpu=gpu.name, memory_gb=gpu.memory_gb, model=one.name, hours=made.hours
-            )
-    return None
+    found = smaller_model(shape, gpu_target(gpu), FineTuningConfig())
+    if found is None:
+        return None
+    one, config = found
+    made = _Asker(one.name, one.shape, one.download_bytes).on(gpu_target(gpu), config, FILES)
+    return SmallerModel(gpu=gpu.name, memory_gb=gpu.memory_gb, model=one.name, hours=made.hours)
 
 
 def _comparisons(model: str) -> tuple[Comparison, ...]:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from repotune.records import Gpu, OfferCost, PageClaim, Range, Verdict
 
 Tier: TypeAlias = Literal["minimum", "recommended", "best"]
-Level: TypeAlias = Literal["all", "attention", "outputs", "outputs_host", "input_host", "input"]
+Level: TypeAlias = Literal["all", "attention", "outputs", "outputs_host", "moments_host", "input"]
 """What each layer saves for the backward, from most to least memory; ``_host``: it waits in the
 host's memory. ``input`` on the device is what is left where the host has no room."""
 
@@ -120,7 +120,7 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmallerModel:
-    """The largest known model that fits on the smallest known card."""
+    """The largest known code model that fits on the smallest known card."""
 
     gpu: str
     memory_gb: int

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
 from typing import Final
+from unicodedata import east_asian_width
 
 from repotune.requirements.blocks import (
     Block,
@@ -21,7 +22,14 @@ from repotune.requirements.blocks import (
 
 CODE: Final = re.compile(r"`([^`]+)`")
 STRONG: Final = re.compile(r"\*\*([^*]+)\*\*")
-LINK: Final = re.compile(r"https://[^\s;,<]+")
+RANGE: Final = re.compile(r"\([\d.,]+–[\d.,]+\)")
+SHORT: Final = 24
+"""A cell of so few columns of a terminal, such as settings, is not broken."""
+LONG: Final = 44
+"""One of so many is prose, and needs a column that can be read on a telephone."""
+CARD_COLUMNS: Final = 4
+CARD_ROWS: Final = 12
+LINK: Final = re.compile(r"https://([^\s/;,<]+)[^\s;,<]*")
 
 
 def to_html(document: Document) -> str:
@@ -81,27 +89,46 @@ def _block(block: Block) -> Iterator[str]:
 
 
 def _table(table: Table) -> Iterator[str]:
-    # Focusable, so that a wide table can be scrolled by keyboard.
-    yield '<div class="table" tabindex="0"><table>'
+    # Focusable, so that a wide table can be scrolled by keyboard. Where the screen is narrow, a row
+    # becomes a card whose cells say what they are, unless there are too many to scroll past.
+    columns = len(table.head)
+    cards = columns > 2 and (columns <= CARD_COLUMNS or len(table.rows) <= CARD_ROWS)
+    kind = "table cards" if cards else "table"
+    yield f'<div class="{kind}" tabindex="0"><table>'
     yield "<thead><tr>"
     yield from (f'<th scope="col">{_inline(text)}</th>' for text in table.head)
     yield "</tr></thead>"
     yield "<tbody>"
     for row in table.rows:
-        yield "<tr>" + "".join(_cell(cell) for cell in row) + "</tr>"
+        labels = table.head if cards else ("",) * len(row)
+        cells = (_cell(cell, label) for cell, label in zip(row, labels, strict=True))
+        yield "<tr>" + "".join(cells) + "</tr>"
     yield "</tbody></table></div>"
 
 
-def _cell(cell: Cell) -> str:
-    kind = "" if cell.tone == "plain" else f' class="{cell.tone}"'
+def _cell(cell: Cell, label: str) -> str:
+    names: list[str] = [] if cell.tone == "plain" else [cell.tone]
+    shown = LINK.sub(r"\1", cell.text)
+    length = len(shown) + sum(east_asian_width(one) in "WF" for one in shown)
+    if length <= SHORT and not RANGE.search(cell.text):
+        names.append("short")
+    elif length >= LONG:
+        names.append("long")
+    kind = f' class="{" ".join(names)}"' if names else ""
+    kind += f' data-label="{escape(label)}"' if label else ""
     bar = ""
     if cell.share is not None:
         bar = f'<span class="bar"><span style="width:{cell.share:.0%}"></span></span>'
-    return f"<td{kind}>{_inline(cell.text)}{bar}</td>"
+    value = f"{_inline(cell.text)}{bar}"
+    if label:  # one box beside the label
+        value = f"<span>{value}</span>"
+    return f"<td{kind}>{value}</td>"
 
 
 def _inline(text: str) -> str:
     """Escaped first, so that only our own signs become tags."""
     text = CODE.sub(r"<code>\1</code>", escape(text, quote=False))
+    text = RANGE.sub(r'<span class="range">\g<0></span>', text)
     text = STRONG.sub(r"<strong>\1</strong>", text)
-    return LINK.sub(r'<a href="\g<0>">\g<0></a>', text)
+    # The address is behind the name of its host, which is all that there is room for in a table.
+    return LINK.sub(r'<a href="\g<0>">\1</a>', text)

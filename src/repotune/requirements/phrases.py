@@ -113,6 +113,8 @@ def subject(claim: PageClaim, lang: Lang) -> str:
                 use_4bit=about["use_4bit"],
             )
             return f"{gpus}: {settings_text(settings, lang)}"
+        case "time" if claim.unit == "times":
+            return say(lang, "against", what=say(lang, "cpu"), other=gpus)
         case "time":
             return f"{gpus}, {say(lang, 'files_word', count=number(about['files']))}"
         case "tier" | "ram" | "disk":
@@ -127,6 +129,8 @@ def subject(claim: PageClaim, lang: Lang) -> str:
 def old_figure(claim: PageClaim, lang: Lang) -> str:
     """As the old page has it."""
     says = None if claim.says is None else translated(claim.says, lang)
+    if claim.unit == "times":
+        return str(says)
     if claim.low is None:
         return says if claim.topic == "software" and says else say(lang, str(claim.says))
     if claim.unit == "hours":
@@ -154,6 +158,8 @@ def _ours(one: Comparison, page: Requirements, lang: Lang) -> str:
         return _floor(claim.subject["name"], page, lang)
     if one.ours is None:
         return say(lang, "not_computed")
+    if claim.unit == "times":
+        return f"× {amount(one.ours)}"
     if claim.unit == "hours":
         assert claim.low is not None
         return duration(one.ours, lang, _old_unit(claim.low))
@@ -171,7 +177,8 @@ def _part(claim: PageClaim, lang: Lang) -> str:
     part = {"ram": "ram", "disk": "disk"}.get(claim.topic, "vram")
     if claim.unit == "cores":
         part = "cpu"
-    return f"{say(lang, claim.subject['tier'])}: {say(lang, part)}"
+    what = f"{say(lang, claim.subject['tier'])}: {say(lang, part)}"
+    return say(lang, "in_summary", what=what) if "in_summary" in claim.subject else what
 
 
 def _old_unit(low: float) -> Unit:

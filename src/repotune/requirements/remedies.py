@@ -30,7 +30,7 @@ STEPS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("length", {"max_seq_length": 256}),
 )
 """Each on top of those before it, in the order of ``nearest``."""
-LEAST: Final[Level] = "input_host"
+LEAST: Final[Level] = "moments_host"
 """The least memory that the planner can do with."""
 LOWER_RANK: Final = 8
 """The old page's remedy, from 16."""
@@ -41,7 +41,7 @@ LEVEL_POLICY: Final[dict[Level, LayerPolicy]] = {
     "attention": LayerPolicy(saving="attention"),
     "outputs": LayerPolicy(saving="outputs"),
     "outputs_host": LayerPolicy(saving="outputs", offloaded=True),
-    "input_host": LayerPolicy(saving="input", offloaded=True),
+    "moments_host": LayerPolicy(saving="outputs", offloaded=True),
     "input": LayerPolicy(saving="input"),
 }
 """In the order of ``planning.policy``; the last only where the host has no room."""
@@ -49,7 +49,8 @@ LEVEL_POLICY: Final[dict[Level, LayerPolicy]] = {
 
 def uniform(level: Level, shape: Shape) -> Policy:
     """Every layer at one level."""
-    return Policy(layers=(LEVEL_POLICY[level],) * shape.num_hidden_layers, reason="")
+    layers = (LEVEL_POLICY[level],) * shape.num_hidden_layers
+    return Policy(layers=layers, reason="", optimizer_offloaded=level == "moments_host")
 
 
 def settings_of(config: FineTuningConfig) -> Settings:

@@ -41,6 +41,12 @@ KOREAN: Final[dict[str, str]] = {
     "system and other programs too.":
     "실행 자체는 적게 씁니다. 가중치는 텐서 하나씩 GPU로 옮깁니다. 기존 안내는 운영체제와 다른 "
     "프로그램까지 센 값입니다.",
+    "Nothing rules out a computer with less, if what the run takes is free; `repotune doctor` "
+    "looks at what is free.":
+    "더 적은 컴퓨터도 실행에 필요한 만큼 비어 있으면 됩니다. `repotune doctor`가 빈 메모리를 "
+    "확인합니다.",
+    "The page's own tier says 16 GB, and that is enough to compute nothing twice.":
+    "기존 안내의 권장 단계는 16 GB이고, 두 번 계산하는 것 없이 하기에 충분합니다.",
     "The job needs the download and a few GiB; the page counts several runs and models.":
     "작업에는 내려받은 모델과 몇 GiB만 필요합니다. 기존 안내는 여러 실행과 모델을 센 값입니다.",
     "Nothing that is computed: on a GPU two cores keep it busy, more make reading the tree "
@@ -66,7 +72,12 @@ KOREAN: Final[dict[str, str]] = {
     "2.11 or newer: attention over packed rows and the tests need it.":
     "2.11 이상: 묶은 행의 어텐션과 테스트에 필요합니다.",
     # what the old page says
-    "weeks to months; hundreds of times slower": "수 주–수 개월, 수백 배 느림",
+    "weeks to months": "수 주–수 개월",
+    "hundreds of times slower": "수백 배 느림",
+    "less is impossible": "그보다 적으면 불가능",
+    "SSD": "SSD",
+    "SSD, NVMe recommended": "SSD, NVMe 권장",
+    "RTX 4090, RTX 3090": "RTX 4090, RTX 3090",
     "Intel i5, AMD Ryzen 5": "Intel i5, AMD Ryzen 5",
     "Intel i7, AMD Ryzen 7": "Intel i7, AMD Ryzen 7",
     "Intel i9, AMD Ryzen 9": "Intel i9, AMD Ryzen 9",

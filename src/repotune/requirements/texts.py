@@ -23,6 +23,8 @@ WORDS: Final[dict[str, tuple[str, str]]] = {
     "days": ("days", "일"),
     "minutes": ("minutes", "분"),
     "files_word": ("{count} files", "파일 {count}개"),
+    "against": ("{what} against {other}", "{other} 대비 {what}"),
+    "in_summary": ("{what} (its summary)", "{what}(기존 안내의 요약)"),
     "or_more": ("{what} or more", "{what} 이상"),
     "cores": ("{count} cores", "{count}코어"),
     "free": ("free", "무료"),
@@ -55,7 +57,10 @@ WORDS: Final[dict[str, tuple[str, str]]] = {
         "the same, waiting in host memory",
         "같은 것을 호스트 메모리에 보관",
     ),
-    "level_input_host": ("only the input, in host memory", "입력만, 호스트 메모리에 보관"),
+    "level_moments_host": (
+        "the same, and the optimizer's moments in host memory",
+        "위와 같고 옵티마이저의 모멘트도 호스트 메모리에 보관",
+    ),
     "level_input": (
         "only the input, on the GPU (if the host has no room)",
         "입력만, GPU에 보관(호스트에 자리가 없을 때)",
@@ -172,9 +177,9 @@ PROSE: Final[dict[str, tuple[str, str]]] = {
         "**불가능하지 않음**: 기존 안내가 안 된다고 한 {names}.",
     ),
     "sum_smaller": (
-        "**{gb} GB cards** ({gpu}) are too small for it: the largest known model that fits there "
-        "is `{model}`, in {hours}.",
-        "**{gb} GB 카드**({gpu})에는 들어가지 않습니다. 표에서 들어가는 가장 큰 모델은 "
+        "**{gb} GB cards** ({gpu}) are too small for it: the largest known code model that fits "
+        "there is `{model}`, in {hours}.",
+        "**{gb} GB 카드**({gpu})에는 들어가지 않습니다. 표에서 들어가는 가장 큰 코드 모델은 "
         "`{model}`, 시간은 {hours}입니다.",
     ),
     "sum_time": (

@@ -7,7 +7,7 @@ from typing import Final
 
 from repotune.errors import DiskFull
 from repotune.job import Job, quantised_folder
-from repotune.machine import existing, free_bytes
+from repotune.machine import drive, free_bytes
 from repotune.planning import lora_parameters, weight_bytes
 from repotune.runs import RunFolder
 
@@ -29,7 +29,7 @@ def check_room(folder: RunFolder, job: Job) -> None:
     run = numbers * (CHECKPOINTS * CHECKPOINT_BYTES + ADAPTER_BYTES) + LOGS_BYTES
     there = sum(path.stat().st_size for path in folder.checkpoints.rglob("*") if path.is_file())
     needs = {folder.path: max(0, run - there)}
-    cache = quantised_folder(job)
+    cache = quantised_folder(job.base, job.precision)
     if job.use_4bit and not cache.exists():
         needs[cache] = weight_bytes(job.setup)
     for disk, paths in _by_disk(needs).items():
@@ -47,5 +47,5 @@ def _by_disk(needs: dict[Path, int]) -> dict[Path, list[Path]]:
     """The paths that lie on one disk together, under one of them."""
     disks: dict[int, list[Path]] = {}
     for path in needs:
-        disks.setdefault(existing(path).stat().st_dev, []).append(path)
+        disks.setdefault(drive(path), []).append(path)
     return {paths[0]: paths for paths in disks.values()}

@@ -20,6 +20,7 @@ def models() -> tuple[KnownModel, ...]:
             parameters=entry["parameters"],
             download_bytes=entry["download_bytes"],
             licence=entry["licence"],
+            code=entry["code"],
             fim=entry.get("fim"),
             source=entry["source"],
             date=entry["date"],

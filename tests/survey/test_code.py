@@ -1,11 +1,9 @@
-"""What a plan learns of the code, the model and the machine without torch."""
+"""What a plan learns of the code: counted where it is little, else estimated."""
 
 import pytest
-import torch
 
-from repotune import survey
-from repotune.errors import CorpusError, ModelError
-from repotune.tables import known_model
+from repotune.errors import CorpusError
+from repotune.survey import code as survey
 
 
 def test_a_small_tree_is_counted_and_a_large_one_estimated(source_tree, tmp_path, monkeypatch):
@@ -49,25 +47,3 @@ def test_nothing_to_learn_from(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(CorpusError, match="holds no code"):
         survey.code_in(tmp_path, "starter", keep_vendored=False, seed=1)
-
-
-def test_a_model_is_found_in_the_table_or_its_folder(tiny_model):
-    known = survey.find_subject("CODELLAMA/codellama-7b-hf")
-    assert known.shape == known_model("codellama/CodeLlama-7b-hf").shape
-    assert known.download_bytes == 13_477_093_376
-    assert survey.find_subject("starter").download_bytes == 0
-    local = survey.find_subject(str(tiny_model))
-    assert (local.shape.hidden_size, local.download_bytes) == (64, 0)
-    with pytest.raises(ModelError, match="perhaps Qwen/Qwen2"):
-        survey.find_subject("Qwen/Qwen2.5-Code-7B")
-
-
-def test_pytorch_is_known_without_importing_it():
-    assert survey.torch_build() == (torch.__version__, torch.version.cuda or "")
-
-
-def test_this_machine_can_be_planned_for():
-    target, _ = survey.this_target()
-    assert target.here
-    assert target.free_bytes > 0
-    assert target.device == ("cuda" if torch.cuda.is_available() else "cpu")
