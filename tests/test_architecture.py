@@ -14,24 +14,29 @@ import pytest
 
 import repotune
 
+if sys.version_info >= (3, 11):
+    import tomllib as toml
+else:
+    import tomli as toml
+
 SOURCE = Path(repotune.__file__).parent
 
 FLOOR = {
     "errors": 0, "records": 0, "events": 0,
     "durable": 1, "gguf_file": 1, "signals": 1, "tables": 1,
-    "runs": 2, "config": 2,
+    "runs": 2, "config": 2, "llama_cpp": 2,
     "corpus": 3, "tokens": 3, "machine": 3, "kernels": 3, "planning": 3,
     "model": 4,
     "training": 5, "evaluation": 5, "export": 5, "serving": 5, "job": 5, "survey": 5,
     "forecast": 5, "requirements": 5,
     "stages": 6,
-    "pipeline": 7, "preflight": 7, "verify": 7,
+    "pipeline": 7, "preflight": 7, "handover": 7, "verify": 7,
     "cli": 8, "web": 8, "__init__": 8,
     "__main__": 9,
 }  # fmt: skip
 
 TORCH_ANYWHERE = {"kernels", "model", "training", "evaluation", "export", "serving", "stages"}
-TORCH_INSIDE_A_FUNCTION = {"machine", "job", "pipeline", "preflight"}
+TORCH_INSIDE_A_FUNCTION = {"machine", "job", "pipeline", "preflight", "handover"}
 
 ONE_FILE_EACH = (
     "betterleaks",
@@ -41,15 +46,20 @@ ONE_FILE_EACH = (
     "huggingface_hub",
     "identify",
     "pathspec",
+    "peft",
     "psutil",
     "pydantic",
     "rapidfuzz",
     "rensa",
     "tomli_w",
+    "transformers",
+    "xllamacpp",
 )
 ONLY_IN_CLI = ("click", "rich")
 COMES_WITH_TORCH = {"triton"}
 """On Linux, with its CUDA builds; ``kernels.select`` says what happens without it."""
+OPTIONAL = {"transformers": "check", "peft": "check", "xllamacpp": "gguf"}
+"""Package -> the extra that brings it; imported inside a function that is not reached without."""
 UNSAFE = ("dill", "joblib", "marshal", "pickle", "shelve")
 
 MAX_FILE_LINES = 450
@@ -172,7 +182,7 @@ def test_all_that_is_imported_is_a_declared_dependency() -> None:
     distributions = packages_distributions()
     wrong = []
     for file in files():
-        for package in file.third_party() - COMES_WITH_TORCH:
+        for package in file.third_party() - COMES_WITH_TORCH - set(OPTIONAL):
             # tomli is declared for Python 3.10 only, and may be absent here.
             names = {
                 name.lower().replace("_", "-") for name in distributions.get(package, [package])
@@ -180,6 +190,16 @@ def test_all_that_is_imported_is_a_declared_dependency() -> None:
             if not names & declared:
                 wrong.append(f"{file.name} imports {package}")
     assert wrong == []
+
+
+def test_what_is_optional_is_imported_late_and_has_an_extra() -> None:
+    text = (SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    extras = toml.loads(text)["project"]["optional-dependencies"]
+    for package, extra in OPTIONAL.items():
+        assert any(line.startswith(package) for line in extras[extra]), package
+    for file in files():
+        for one in file.imports():
+            assert one.inside_function or one.module.split(".")[0] not in OPTIONAL, file.name
 
 
 def test_nothing_is_unpickled_executed_or_asked_whether_it_has_an_attribute() -> None:

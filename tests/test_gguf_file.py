@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from repotune.errors import ModelError
-from repotune.gguf_file import open_gguf
+from repotune.gguf_file import TensorPlan, block_width, open_gguf, quantise, row_bytes, write_gguf
 
 U32, STRING, ARRAY, U8 = 4, 8, 9, 0
 F32, Q4_0 = 0, 2
@@ -187,3 +187,55 @@ def test_a_tensor_that_is_not_there_or_cannot_be_read_is_refused_by_name(real):
         open_gguf(real).read("blk.0.attn_q.weight")
     with pytest.raises(ModelError, match="holds whole numbers as I32, which cannot be read"):
         open_gguf(real).read("whole numbers")
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0"])
+def test_what_is_written_is_read_by_the_library(kind, tmp_path):
+    metadata = {
+        "general.name": "한글", "x.count": 7, "x.on": False, "x.eps": 0.5,
+        "x.words": ["a", "나"], "x.types": [1, -3], "x.scores": [-1.0, 0.0],
+    }  # fmt: skip
+    values = {
+        "a.weight": np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32),
+        "b": np.arange(5, dtype=np.float32),
+    }
+    kinds = {"a.weight": kind, "b": "F32"}
+    plans = {
+        name: TensorPlan(shape=value.shape, quantisation=kinds[name])
+        for name, value in values.items()
+    }
+    data = (quantise(value, kinds[name]) for name, value in values.items())
+    path = tmp_path / "x.gguf"
+    write_gguf(path, architecture="llama", metadata=metadata, tensors=plans, data=data)
+    reader = gguf.GGUFReader(path)
+    for key, value in metadata.items():
+        assert reader.fields[key].contents() == value
+    assert reader.fields["general.architecture"].contents() == "llama"
+    for tensor in reader.tensors:
+        assert tensor.tensor_type.name == kinds[tensor.name]
+        assert plans[tensor.name].bytes == tensor.n_bytes
+        read = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        # Of 8 bits one is the sign: half a step is 1 / 254 of the largest in a block.
+        np.testing.assert_allclose(read, values[tensor.name], atol=4 / 254)
+    del reader
+    assert open_gguf(path).metadata == {"general.architecture": "llama", **metadata}
+
+
+def test_blocks_are_those_of_the_format():
+    assert (block_width("Q4_K"), row_bytes(512, "Q4_K")) == (256, 288)
+    assert (block_width("Q8_0"), row_bytes(64, "Q8_0")) == (32, 68)
+    with pytest.raises(AssertionError):
+        row_bytes(100, "Q4_K")
+
+
+def test_a_failure_while_writing_leaves_the_file_closed(tmp_path):
+    def data():
+        raise OSError(28, "No space left on device")
+        yield
+
+    plans = {"a": TensorPlan(shape=(4,), quantisation="F32")}
+    with pytest.raises(OSError, match="No space left"):
+        write_gguf(
+            tmp_path / "x.gguf", architecture="llama", metadata={}, tensors=plans, data=data()
+        )
+    (tmp_path / "x.gguf").unlink()

@@ -11,6 +11,7 @@
     │   └── CheckpointError  a checkpoint that is damaged or belongs to another run
     ├── DoesNotFit           not enough memory for any way to do it
     ├── DiskFull             not enough disk for what is about to be written
+    ├── ExportError          what was made for another program is not what it should be
     ├── Interrupted          Ctrl-C or SIGTERM ended the work before it was done
     └── TrainingError        the training cannot go on (a loss that is not a number, for instance)
 
@@ -27,6 +28,7 @@ __all__ = [
     "DiskFull",
     "DoesNotFit",
     "DownloadError",
+    "ExportError",
     "Interrupted",
     "ModelError",
     "RepotuneError",
@@ -83,6 +85,10 @@ class DoesNotFit(RepotuneError):
 
 class DiskFull(RepotuneError):
     """There is not enough disk for what is about to be written."""
+
+
+class ExportError(RepotuneError):
+    """A format has no place for the model, or the other side computes something else from it."""
 
 
 class Interrupted(RepotuneError):

@@ -1,14 +1,15 @@
-"""Reading GGUF files (the format of llama.cpp); the only file that knows it.
+"""Reading and writing GGUF files (the format of llama.cpp); the only file that knows it.
 
 The header is parsed here and checked against the file's size before anything is allocated, since
 a file can lie about its counts, lengths and offsets. Tensors are mapped, and dequantised one at a
-time by the ``gguf`` library's own tables.
+time by the ``gguf`` library's own tables. The library writes, too: first what the file says about
+itself, then one tensor after another.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf.gguf_writer import GGUFWriter
+from gguf.quants import dequantize, quantize
 
 from repotune.errors import ModelError
 
@@ -48,6 +50,20 @@ class TensorInfo:
     offset: int
     """From the beginning of the file, bytes."""
     bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorPlan:
+    """How a tensor is to be stored."""
+
+    shape: tuple[int, ...]
+    """In numpy's order, as ``TensorInfo.shape``."""
+    quantisation: str
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in the file, the padding behind it not counted."""
+        return prod(self.shape[:-1]) * row_bytes(self.shape[-1], self.quantisation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +115,74 @@ def open_gguf(path: Path) -> GgufFile:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
     return header.parse()
+
+
+def block_width(quantisation: str) -> int:
+    """How many numbers a block of this type holds: the widths it can store are its multiples."""
+    return int(GGML_QUANT_SIZES[GGMLQuantizationType[quantisation]][0])
+
+
+def row_bytes(width: int, quantisation: str) -> int:
+    """What ``width`` numbers take, of which whole blocks can be made."""
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[quantisation]]
+    assert width % block == 0
+    return int(width // block * size)
+
+
+def type_number(quantisation: str) -> int:
+    """llama.cpp's number of a type (``enum ggml_type``)."""
+    return int(GGMLQuantizationType[quantisation])
+
+
+def quantise(values: npt.NDArray[np.float32], quantisation: str) -> npt.NDArray[np.uint8]:
+    """``values`` [..., width] as F32, F16 or a type without superblocks: [..., row's bytes]."""
+    stored = quantize(values, GGMLQuantizationType[quantisation])
+    return np.ascontiguousarray(stored).view(np.uint8)
+
+
+def write_gguf(
+    path: Path, *, architecture: str, metadata: Mapping[str, Any],
+    tensors: Mapping[str, TensorPlan], data: Iterable[npt.NDArray[np.uint8]],
+) -> None:  # fmt: skip
+    """Write ``path``; ``data`` yields each tensor's bytes in the order of ``tensors``.
+
+    No more than one tensor is in memory at a time. Values of ``metadata`` are as ``GgufFile``'s;
+    whole numbers become uint32, in a list int32. Raises OSError if the file cannot be written.
+    """
+    writer = GGUFWriter(path, architecture)
+    for key, value in metadata.items():
+        _add(writer, key, value)
+    for name, plan in tensors.items():
+        kind = GGMLQuantizationType[plan.quantisation]
+        writer.add_tensor_info(name, plan.shape, np.dtype(np.float32), plan.bytes, kind)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for one in data:
+            writer.write_tensor_data(one)
+    finally:
+        writer.close()
+
+
+def _add(writer: GGUFWriter, key: str, value: Any) -> None:
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case [str(), *_]:
+            writer.add_key_value(key, value, GGUFValueType.ARRAY, GGUFValueType.STRING)
+        case [float(), *_]:
+            writer.add_key_value(key, value, GGUFValueType.ARRAY, GGUFValueType.FLOAT32)
+        case [int(), *_]:
+            writer.add_key_value(key, value, GGUFValueType.ARRAY, GGUFValueType.INT32)
+        case _:
+            raise TypeError(f"{key} is {type(value)}")
 
 
 class _Header:

@@ -3,8 +3,14 @@
 import json
 from dataclasses import replace
 
-from repotune.cli.show import evaluation_text, resume_command, tune_json, tune_text
-from repotune.records import Completion, Evaluation, Interval, Outcome, RunResult
+from repotune.cli.show import (
+    evaluation_text,
+    handover_text,
+    resume_command,
+    tune_json,
+    tune_text,
+)
+from repotune.records import Completion, Evaluation, HandOver, Interval, Outcome, Proof, RunResult
 
 EVALUATION = Evaluation(
     files=12,
@@ -116,3 +122,25 @@ def test_predicted_against_measured() -> None:
 def test_the_command_to_go_on_can_be_pasted() -> None:
     assert resume_command("/runs/a") == "repotune tune --resume /runs/a"
     assert resume_command("/my runs/a") == 'repotune tune --resume "/my runs/a"'
+
+
+def test_a_hand_over_shows_the_proof_and_what_was_not_proved() -> None:
+    done = HandOver(
+        format="ollama",
+        folder="out",
+        files={"Modelfile": 300, "out-Q8_0.gguf": 144_800_000},
+        proof=Proof(
+            by="llama.cpp (xllamacpp 1)", positions=125, drift=0.0894, drift_bound=0.2,
+            same_token=0.976, nats=0.7818, their_nats=0.7832, loss_bound=0.04,
+        ),
+        unchecked=("ollama itself did not read it.",),
+        command="ollama create out -f out/Modelfile",
+    )  # fmt: skip
+    lines = handover_text(done).split("\n")
+    assert lines[2].split() == ["144.8", "MB", "out-Q8_0.gguf"]
+    assert "differ by 8.94% (bound 20%), same token at 97.6% of 125 positions" in lines[3]
+    assert lines[4:] == [
+        "Unchecked  ollama itself did not read it.",
+        "Use it     ollama create out -f out/Modelfile",
+    ]
+    assert "Proved" not in handover_text(replace(done, proof=None))

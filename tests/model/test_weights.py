@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from repotune.errors import ModelError
 from repotune.model import open_weights
+from repotune.model.weights import permuted as permuted_by_us
 from repotune.model.weights import tensor_shapes
 from repotune.records import ModelRef
 
@@ -198,6 +199,12 @@ def permuted(rows, heads):
     """As llama.cpp's convert_hf_to_gguf.py writes q and k (``LlamaModel.permute``)."""
     shape = rows.shape
     return rows.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+
+
+def test_rows_are_put_in_llama_cpps_order_as_its_converter_does():
+    rows = torch.arange(48 * 5).reshape(48, 5)
+    assert torch.equal(permuted_by_us(rows, 4), torch.as_tensor(permuted(rows, 4)))
+    assert torch.equal(permuted_by_us(rows[:, 0], 2), rows[:, 0].reshape(2, 2, 12).mT.flatten())
 
 
 def write_gguf(path, model, *, quantisation="F32", drop=()):

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from repotune.records import Completion, Evaluation, Outcome, RunResult
+from repotune.records import Completion, Evaluation, HandOver, Outcome, RunResult
 from repotune.runs import RunInfo
 
 
@@ -140,6 +140,22 @@ def completion_text(completion: Completion) -> str:
     for label, text in parts.items():
         body = text.strip("\n").split("\n")
         lines += [f"{label if i == 0 else '':>6} | {line}" for i, line in enumerate(body)]
+    return "\n".join(lines)
+
+
+def handover_text(done: HandOver) -> str:
+    """What was written, how it was proved, and how to use it."""
+    lines = [f"Folder     {done.folder}"]
+    lines += [f"           {size / 1e6:10,.1f} MB  {name}" for name, size in done.files.items()]
+    if done.proof is not None:
+        proof = done.proof
+        lines.append(
+            f"Proved by  {proof.by}: logits differ by {proof.drift:.2%} (bound "
+            f"{proof.drift_bound:.0%}), same token at {proof.same_token:.1%} of {proof.positions} "
+            f"positions, {proof.their_nats:.4f} for {proof.nats:.4f} nats a token"
+        )
+    lines += [f"Unchecked  {sentence}" for sentence in done.unchecked]
+    lines.append(f"Use it     {done.command}")
     return "\n".join(lines)
 
 

@@ -71,8 +71,22 @@ def export_adapter(
 def load_adapter(folder: Path, lora_state: Mapping[str, Tensor], *, lora: LoraSpec) -> None:
     """Copy the adapter in ``folder`` into ``lora_state`` in place; then call ``Decoder.refresh``.
 
-    Nothing is copied before all is checked. Raises RunError if the adapter is missing or damaged,
-    or if its settings, names or shapes are not those of ``lora`` and ``lora_state``.
+    Nothing is copied before all is checked. Raises RunError as ``read_adapter``.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in lora_state.items()}
+    found = read_adapter(folder, shapes, lora=lora)
+    with torch.no_grad():
+        for name, tensor in lora_state.items():
+            tensor.copy_(found[name])
+
+
+def read_adapter(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], *, lora: LoraSpec
+) -> dict[str, Tensor]:
+    """The matrices of the adapter in ``folder`` by the names of ``shapes``, fp32.
+
+    Raises RunError if the adapter is missing or damaged, or if its settings, names or shapes are
+    not those of ``lora`` and ``shapes``.
     """
     advice = "go on with `repotune tune --resume RUN` to write it again"
     try:
@@ -87,11 +101,8 @@ def load_adapter(folder: Path, lora_state: Mapping[str, Tensor], *, lora: LoraSp
     except (ValueError, RecursionError, SafetensorError) as error:
         raise RunError(f"The adapter {folder} is damaged ({error}): {advice}.") from None
     _refuse_other_settings(folder, config, lora)
-    wanted = {PREFIX + name: tensor for name, tensor in lora_state.items()}
-    _refuse_other_tensors(folder, found, wanted)
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(found[name])
+    _refuse_other_tensors(folder, found, {PREFIX + name: size for name, size in shapes.items()})
+    return {name: found[PREFIX + name].float() for name in shapes}
 
 
 def _settings(lora: LoraSpec) -> dict[str, Any]:
@@ -138,18 +149,18 @@ def _refuse_other_settings(folder: Path, config: object, lora: LoraSpec) -> None
 
 
 def _refuse_other_tensors(
-    folder: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+    folder: Path, found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
 ) -> None:
     advice = "put back the adapter of this run and its base model"
     if found.keys() != wanted.keys():
         name = min(found.keys() ^ wanted.keys())
         where = "only in the adapter" if name in found else "missing from it"
         raise RunError(f"The adapter {folder} is of another model ({name} is {where}): {advice}.")
-    for name, tensor in wanted.items():
-        if found[name].shape != tensor.shape:
+    for name, size in wanted.items():
+        if tuple(found[name].shape) != size:
             raise RunError(
                 f"The adapter {folder} is of another model ({name} is {list(found[name].shape)} "
-                f"in it and {list(tensor.shape)} here): {advice}."
+                f"in it and {list(size)} here): {advice}."
             )
 
 

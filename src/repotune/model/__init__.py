@@ -9,7 +9,7 @@ from repotune.model.generate import generate
 from repotune.model.quantised import QuantisedLayers
 from repotune.model.resolve import resolve_model, weights_id
 from repotune.model.shape import read_shape
-from repotune.model.weights import WeightSource, open_weights
+from repotune.model.weights import WeightSource, open_weights, tensor_shapes
 
 __all__ = [
     "Decoder",
@@ -19,5 +19,6 @@ __all__ = [
     "open_weights",
     "read_shape",
     "resolve_model",
+    "tensor_shapes",
     "weights_id",
 ]

@@ -190,8 +190,8 @@ def ranks_of(parts: Sequence[Part]) -> int:
 def lora_size(parts: Sequence[Part], width: int) -> int:
     """How many numbers A and B of a stack have together."""
     adapted = [(part.out, part.rank) for part in parts if part.rank is not None]
-    of_b = ((out.stop - out.start) * (rank.stop - rank.start) for out, rank in adapted)
-    return _ranks(parts) * width + sum(of_b)
+    sizes: list[int] = [(out.stop - out.start) * (rank.stop - rank.start) for out, rank in adapted]
+    return _ranks(parts) * width + sum(sizes)
 
 
 def _ranks(parts: Sequence[Part]) -> int:

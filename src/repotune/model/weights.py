@@ -140,7 +140,7 @@ class GgufWeights:
     def __init__(self, file: GgufFile) -> None:
         self.shape = gguf_shape(file)
         self._file = file
-        self._names = {_gguf_name(name): name for name in tensor_shapes(self.shape)}
+        self._names = {gguf_name(name): name for name in tensor_shapes(self.shape)}
         found = {self._names.get(name, name): info.shape for name, info in file.tensors.items()}
         _compare(file.path, tensor_shapes(self.shape), found)
 
@@ -150,7 +150,7 @@ class GgufWeights:
 
     def read(self, name: str) -> Tensor:
         """See WeightSource."""
-        tensor = torch.from_numpy(self._file.read(_gguf_name(name)))
+        tensor = torch.from_numpy(self._file.read(gguf_name(name)))
         if ".q_proj." in name:
             return _unpermuted(tensor, self.shape.num_attention_heads)
         if ".k_proj." in name:
@@ -239,13 +239,20 @@ def _compare(
             )
 
 
-def _gguf_name(name: str) -> str:
+def gguf_name(name: str) -> str:
     """llama.cpp's name: ``model.layers.3.mlp.up_proj.weight`` is ``blk.3.ffn_up.weight``."""
     stem, _, ending = name.rpartition(".")
     if stem in GGUF_ROOTS:
         return f"{GGUF_ROOTS[stem]}.{ending}"
     index, _, part = stem.removeprefix("model.layers.").partition(".")
     return f"blk.{index}.{GGUF_PARTS[part]}.{ending}"
+
+
+def permuted(tensor: Tensor, heads: int) -> Tensor:
+    """q's or k's rows, [heads * head_dim, ...], in llama.cpp's order; see ``_unpermuted``."""
+    rows = tensor.shape[0]
+    halves = tensor.reshape(heads, 2, rows // heads // 2, *tensor.shape[1:]).transpose(1, 2)
+    return halves.reshape(tensor.shape)
 
 
 def _unpermuted(tensor: Tensor, heads: int) -> Tensor:

@@ -3,6 +3,7 @@
 Arrays carry their shape in the comment: S = max_seq_length, N = number of things.
 """
 
+from repotune.records.handover import ExportFormat, HandOver, Proof, Quantisation
 from repotune.records.machine import Check, Diagnosis, Finding, MachineRates, Outcome
 from repotune.records.plan import (
     Alternative,
@@ -54,10 +55,12 @@ __all__ = [
     "Diagnosis",
     "Document",
     "Evaluation",
+    "ExportFormat",
     "Finding",
     "FloatArray",
     "Gpu",
     "GpuMatch",
+    "HandOver",
     "IntArray",
     "Interval",
     "KnownModel",
@@ -74,6 +77,8 @@ __all__ = [
     "Policy",
     "Precision",
     "Preset",
+    "Proof",
+    "Quantisation",
     "Range",
     "RopeScaling",
     "Row",

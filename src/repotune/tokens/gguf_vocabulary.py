@@ -14,16 +14,16 @@ from repotune.tokens.vocabulary import BYTE_PIECE, SPACE, Vocabulary
 NORMAL, BYTE = 1, 6
 """``tokenizer.ggml.token_type``; 2 to 5 are unknown, control, user-defined and unused."""
 
-_GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT2_SPLIT: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _TIKTOKEN: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
-    "gpt-2": (_GPT2,),
-    "smollm": (r"\p{N}", _GPT2),
-    "starcoder": (r"\p{N}", _GPT2),
-    "refact": (r"\p{N}", _GPT2),
+    "gpt-2": (GPT2_SPLIT,),
+    "smollm": (r"\p{N}", GPT2_SPLIT),
+    "starcoder": (r"\p{N}", GPT2_SPLIT),
+    "refact": (r"\p{N}", GPT2_SPLIT),
     "qwen2": (_TIKTOKEN % "",),
     "llama-bpe": (_TIKTOKEN % "{1,3}",),
     "deepseek-coder": (
@@ -34,7 +34,7 @@ SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
         r"\p{N}",
     ),
     # What llama.cpp falls back to when the converter did not know the tokenizer.
-    "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"),
+    "default": (r"[\p{P}\$\+<=>\^~\|]+", GPT2_SPLIT, r"\p{N}+", r"[0-9][0-9][0-9]"),
 }
 """``tokenizer.ggml.pre`` -> where text is split before BPE, one regular expression after another,
 as in the models' ``tokenizer.json`` and in llama.cpp's table of pre-tokenizers."""

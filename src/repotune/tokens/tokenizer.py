@@ -131,6 +131,18 @@ def load_tokenizer(path: Path) -> CodeTokenizer:
     Raises TokenizerError if it is missing, damaged or not byte-exact, ModelError if a GGUF file
     is damaged.
     """
-    if path.is_dir():
-        return CodeTokenizer(read_hf_vocabulary(path))
-    return CodeTokenizer(read_gguf_vocabulary(path))
+    return CodeTokenizer(_read_vocabulary(path))
+
+
+def token_names(path: Path) -> dict[int, str]:
+    """Id -> how the tokenizer's file of the model at ``path`` writes the token.
+
+    Raises TokenizerError and ModelError as ``load_tokenizer``.
+    """
+    vocabulary = _read_vocabulary(path)
+    names = {**vocabulary.model["vocab"], **vocabulary.special}
+    return {number: token for token, number in names.items()}
+
+
+def _read_vocabulary(path: Path) -> Vocabulary:
+    return read_hf_vocabulary(path) if path.is_dir() else read_gguf_vocabulary(path)

@@ -137,7 +137,7 @@ def _without_special(vocabulary: Vocabulary) -> dict[str, Any]:
         byte_fallback = bool(model.get("byte_fallback"))
         merges = [
             (left, right)
-            for left, right in map(_pair, model["merges"])
+            for left, right in map(pair_of, model["merges"])
             if left in vocab
             and right in vocab
             and left + right in vocab
@@ -167,7 +167,7 @@ def _without_special(vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
+def pair_of(merge: str | Sequence[str]) -> tuple[str, str]:
     """A merge as a pair; older files write it as one text with a space between."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right

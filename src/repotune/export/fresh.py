@@ -1,0 +1,58 @@
+"""A folder that appears whole, by one rename, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from repotune.durable import sync_folder, writing
+from repotune.errors import DiskFull, UsageError
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raises UsageError if something is at ``folder`` that an export would have to replace."""
+    if folder.is_dir():
+        count = sum(1 for _ in folder.iterdir())
+        if count:
+            raise UsageError(
+                f"{folder} is not empty ({count} entries): choose a new or an empty folder with -o."
+            )
+    elif folder.exists():
+        raise UsageError(f"{folder} is a file: choose a new or an empty folder with -o.")
+
+
+def refuse_no_room(folder: Path, needed: int) -> None:
+    """Raises DiskFull if ``needed`` bytes are more than is free where ``folder`` will lie."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise DiskFull(
+            f"The export takes {needed / 1e9:,.2f} GB of disk and {free / 1e9:,.2f} GB is free at "
+            f"{place}: free some space, or choose a folder on another disk with -o."
+        )
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` to write into; it becomes ``folder`` at the end.
+
+    Whatever is raised inside removes it. Raises DiskFull or RunError for what the system refuses.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    with writing(folder, then="export again"):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            sync_folder(partial)
+            if folder.exists():
+                folder.rmdir()  # empty; Windows renames over nothing
+            partial.replace(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync_folder(folder.parent)

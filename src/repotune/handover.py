@@ -1,0 +1,358 @@
+"""After a run: its adapter in the form that another program wants, proved by that program.
+
+The verb behind ``repotune export``. Torch is imported inside it, once the arguments are known to
+be good.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from repotune.errors import DoesNotFit, RunError, UsageError
+from repotune.events import Emit, Event, Notice, StageDone, StageProgress, StageStarted, ignore
+from repotune.job import Job, settle
+from repotune.records import ExportFormat, HandOver, ModelRef, Proof, Quantisation
+from repotune.runs import RunFolder, find_run
+
+if TYPE_CHECKING:
+    import torch
+
+    from repotune.export import MergedWeights
+    from repotune.export.card import CardFacts
+    from repotune.export.passages import Passage
+
+DEFAULT_QUANTISATION: Final[Quantisation] = "q8_0"
+ONE_TENSOR_BYTES: Final = 10
+"""A number of the largest tensor takes this while it is merged: as read, as fp32, as stored."""
+TEXTS_BYTES: Final = 50_000_000
+"""Tokenizer, configuration and card: mostly a vocabulary, at most 20 MB twice."""
+SLACK: Final = 1.15
+"""Over the weights themselves: activations, logits, the libraries."""
+WEIGHTS, CHECK = "export", "check"
+READERS: Final[dict[ExportFormat, tuple[str, ...]]] = {
+    "peft": ("peft", "transformers"),
+    "merged": ("transformers",),
+    "vllm": ("transformers",),
+    "gguf": ("xllamacpp",),
+    "ollama": ("xllamacpp",),
+}
+"""The packages that read an export."""
+NOT_ASKED: Final[dict[ExportFormat, str]] = {
+    "vllm": "vLLM itself did not read it: try one completion with the command.",
+    "ollama": "ollama itself did not read it: try one completion with the command.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What an export is made of."""
+
+    run: RunFolder
+    job: Job
+    merged: MergedWeights
+    format: ExportFormat
+    quantisation: Quantisation
+    name: str
+    tokenizer: dict[str, Any]
+    """The GGUF file's ``tokenizer.*``; empty for other formats."""
+    quantiser: Path | None
+    """The user's ``llama-quantize``, where it has to be used."""
+    emit: Emit
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.format in ("gguf", "ollama")
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}-{self.quantisation.upper()}.gguf"
+
+
+def export(
+    run: str | Path, folder: str | Path, *, to: ExportFormat,
+    quantisation: Quantisation | None = None, emit: Emit = ignore,
+) -> HandOver:  # fmt: skip
+    """Write the run's tuned model into ``folder``, which appears whole or not at all.
+
+    ``to`` says for whom, ``quantisation`` how a GGUF file stores the weights (None: q8_0). What was
+    written is read by the program that it is for, as far as that is installed, and compared with
+    our decoder. Raises UsageError for a folder that is taken or a combination that means nothing,
+    RunError if the run has no adapter yet, ModelError if its base model moved or changed, DiskFull
+    and DoesNotFit where there is no room, ExportError if the other side does not load the export
+    or computes something else.
+    """
+    from repotune.export import fresh
+
+    target = Path(folder).absolute()
+    if quantisation is not None and to not in ("gguf", "ollama"):
+        raise UsageError(f"--quantisation is for gguf and ollama; {to} has 16-bit weights.")
+    fresh.refuse_taken(target)
+    found = find_run(run, Path.cwd())
+    if not found.adapter.exists():
+        raise RunError(
+            f"{found.path} has no adapter yet: finish it with "
+            f"`repotune tune --resume {found.path}`."
+        )
+    with found.locked():
+        work = _prepare(found, to, quantisation or DEFAULT_QUANTISATION, target, emit)
+        fresh.refuse_no_room(target, _disk_bytes(work) + TEXTS_BYTES)
+        _refuse_no_memory(work)
+        with fresh.fresh_folder(target) as partial:
+            return _export(work, partial, target)
+
+
+def _prepare(
+    run: RunFolder, to: ExportFormat, quantisation: Quantisation, target: Path, emit: Emit
+) -> _Work:
+    from repotune.export import MergedWeights, adapter_shapes, find_program, read_adapter
+    from repotune.model import open_weights
+    from repotune.tokens import gguf_metadata
+
+    is_gguf = to in ("gguf", "ollama")
+    quantiser = find_program() if is_gguf and quantisation == "q4_k_m" else None
+    job = settle(run.state(), _without_notices(emit))
+    adapter = read_adapter(run.adapter, adapter_shapes(job.shape, job.lora), lora=job.lora)
+    path = Path(job.base.path)
+    return _Work(
+        run=run,
+        job=job,
+        merged=MergedWeights(open_weights(job.base), adapter, scale=job.lora.scale),
+        format=to,
+        quantisation=quantisation,
+        name=re.sub(r"[^a-z0-9._-]+", "-", target.absolute().name.lower()).strip("-.") or "tuned",
+        tokenizer=gguf_metadata(path, job.shape.vocab_size) if is_gguf else {},
+        quantiser=quantiser,
+        emit=emit,
+    )
+
+
+def _without_notices(emit: Emit) -> Emit:
+    """What ``settle`` remarks is about how a training would run here."""
+
+    def pass_on(event: Event) -> None:
+        if not isinstance(event, Notice):
+            emit(event)
+
+    return pass_on
+
+
+def _export(work: _Work, partial: Path, target: Path) -> HandOver:
+    from repotune.export import how_to_check
+
+    why_not, passages, dtype = how_to_check(*READERS[work.format]), None, None
+    if why_not is None:
+        passages, dtype, why_not = _read_by_us(work)
+    _write(work, partial)
+    proof = _check(work, partial, passages, dtype) if passages and dtype else None
+    unchecked = tuple(one for one in (why_not, NOT_ASKED.get(work.format)) if one is not None)
+    _write_card(work, partial, proof, unchecked)
+    return HandOver(
+        format=work.format,
+        folder=str(target),
+        files={path.name: path.stat().st_size for path in sorted(partial.iterdir())},
+        proof=proof,
+        unchecked=unchecked,
+        command=_command(work, str(target)),
+    )
+
+
+def _write(work: _Work, folder: Path) -> None:
+    from repotune.export import MODELFILE, modelfile, sixteen_bits, write_merged, write_model
+
+    base = work.job.base
+    if work.format == "peft":
+        for path in work.run.adapter.iterdir():
+            shutil.copyfile(path, folder / path.name)
+        return
+    wrote = _counted(work)
+    if not work.is_gguf:
+        write_merged(
+            folder, work.merged, base, work.job.tokenizer,
+            dtype=sixteen_bits(base, work.merged), wrote=wrote,
+        )  # fmt: skip
+    else:
+        program, path = work.quantiser, folder / work.file
+        write_model(
+            path if program is None else folder / "f16.gguf", work.merged, work.tokenizer,
+            name=work.name, licence=_licence(base),
+            quantisation="f16" if program else work.quantisation, wrote=wrote,
+        )  # fmt: skip
+        if program is not None:
+            from repotune.export import run_program
+
+            run_program(program, folder / "f16.gguf", path)
+        if work.format == "ollama":
+            text = modelfile(work.file, work.job.tokenizer, work.tokenizer)
+            (folder / MODELFILE).write_text(text, encoding="utf-8", newline="\n")
+    work.emit(StageDone(stage=WEIGHTS, summary=f"{_disk_bytes(work) / 1e6:,.1f} MB"))
+
+
+def _counted(work: _Work) -> Callable[[int], None]:
+    """Progress of a stage, in bytes written."""
+    total = _disk_bytes(work)
+    work.emit(StageStarted(stage=WEIGHTS, total=total, unit="bytes"))
+    done = 0
+
+    def wrote(count: int) -> None:
+        nonlocal done
+        done += count
+        work.emit(StageProgress(stage=WEIGHTS, done=min(done, total)))
+
+    return wrote
+
+
+def _read_by_us(work: _Work) -> tuple[list[Passage] | None, torch.dtype | None, str | None]:
+    """The fixed code as our decoder reads it, in what precision; else why it cannot be had."""
+    import torch
+
+    from repotune.export import load_adapter, passage_ids, read_by_us
+    from repotune.model import Decoder, open_weights
+
+    job = work.job
+    free, numbers = job.machine.ram_free_bytes, _numbers(work)
+    sizes = {torch.float32: 4, torch.bfloat16: 2}
+    dtype = next((d for d, size in sizes.items() if SLACK * size * numbers < free), None)
+    if dtype is None:
+        need = SLACK * 2 * numbers
+        why = (
+            f"nothing was compared, since that takes {need / 2**30:.1f} GiB of memory and "
+            f"{free / 2**30:.1f} GiB is free: close other programs and export again."
+        )
+        return None, None, why
+    decoder = Decoder(open_weights(job.base), lora=job.lora, dtype=dtype)
+    load_adapter(work.run.adapter, decoder.lora_state(), lora=job.lora)
+    decoder.refresh()
+    return read_by_us(decoder, passage_ids(job.tokenizer)), dtype, None
+
+
+def _check(work: _Work, folder: Path, passages: list[Passage], dtype: torch.dtype) -> Proof:
+    """What the other side computes. Raises ExportError if that is something else."""
+    from repotune.export import ask_llama_cpp, ask_transformers, refuse_drift, why_other_tokens
+
+    work.emit(StageStarted(stage=CHECK))
+    if work.is_gguf:
+        with tempfile.TemporaryDirectory() as scratch:
+            proof = ask_llama_cpp(
+                folder / work.file, passages, work.job.tokenizer, work.tokenizer,
+                quantisation=work.quantisation, scratch=Path(scratch),
+            )  # fmt: skip
+    elif work.format == "peft":
+        base = Path(work.job.base.path)
+        proof = ask_transformers(base, passages, dtype=dtype, adapter=folder)
+    else:
+        proof = ask_transformers(folder, passages, dtype=dtype)
+        other = why_other_tokens(folder, work.job.tokenizer)
+        if other is not None:
+            work.emit(Notice(message=other))
+    gc.collect()  # Windows renames no folder of which a file is still mapped
+    refuse_drift(proof)
+    work.emit(StageDone(stage=CHECK, summary=f"{proof.by}: logits differ by {proof.drift:.2%}"))
+    return proof
+
+
+def _write_card(work: _Work, folder: Path, proof: Proof | None, unchecked: tuple[str, ...]) -> None:
+    from repotune.export.card import CARD, model_card
+
+    text = model_card(replace(_card_facts(work), proof=proof, unchecked=unchecked))
+    (folder / CARD).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _card_facts(work: _Work) -> CardFacts:
+    from repotune.corpus import read_summary
+    from repotune.evaluation import read_evaluation
+    from repotune.export.card import CardFacts
+    from repotune.export.peft import STARTER_HUB_ID
+    from repotune.job import CPU_MODEL
+    from repotune.tokens import token_names
+
+    run, job = work.run, work.job
+    base, fim = job.base, job.tokenizer.fim
+    names = token_names(Path(base.path))
+    shown = STARTER_HUB_ID if base.name == CPU_MODEL else base.name
+    return CardFacts(
+        name=work.name,
+        base=shown if base.revision or base.name == CPU_MODEL else Path(base.path).name,
+        revision=base.revision,
+        licence=_licence(base),
+        format=work.format,
+        quantisation=work.quantisation if work.is_gguf else None,
+        lora=job.lora,
+        steps=run.state().facts.get("training", {}).get("steps"),
+        corpus=read_summary(run.corpus) if run.corpus.exists() else None,
+        evaluation=read_evaluation(run.evaluation) if run.evaluation.exists() else None,
+        fim=(names[fim.prefix_id], names[fim.suffix_id], names[fim.middle_id]) if fim else None,
+        stops=tuple(names[number] for number in sorted(job.tokenizer.stop_ids)),
+        command=_command(work, work.name),
+        proof=None,
+        unchecked=(),
+    )
+
+
+def _licence(base: ModelRef) -> str | None:
+    """The base's licence as the hub tags it, or as its GGUF file says."""
+    from repotune.gguf_file import open_gguf
+    from repotune.tables import known_model
+
+    known = known_model(base.name)
+    if known is not None:
+        return known.licence
+    if Path(base.path).is_dir():
+        return None
+    stated = open_gguf(Path(base.path)).metadata.get("general.license")
+    return stated if isinstance(stated, str) else None
+
+
+def _command(work: _Work, folder: str) -> str:
+    """What to type, with the folder at the path ``folder``."""
+    place = f'"{folder}"' if " " in folder else folder
+    match work.format:
+        case "peft":
+            return f"PeftModel.from_pretrained(base, {folder!r})"
+        case "merged":
+            return f"AutoModelForCausalLM.from_pretrained({folder!r})"
+        case "gguf":
+            return f"llama-server -m {place}/{work.file}"
+        case "ollama":
+            return f"ollama create {work.name} -f {place}/Modelfile"
+        case _:
+            return f"vllm serve {place} --served-model-name {work.name}"
+
+
+def _numbers(work: _Work) -> int:
+    from repotune.model import tensor_shapes
+
+    return sum(prod(size) for size in tensor_shapes(work.job.shape).values())
+
+
+def _disk_bytes(work: _Work) -> int:
+    """What the export takes at most while it is written."""
+    from repotune.export import merged_bytes, model_bytes
+
+    if work.format == "peft":
+        return sum(path.stat().st_size for path in work.run.adapter.iterdir())
+    if not work.is_gguf:
+        return merged_bytes(work.job.shape)
+    before = model_bytes(work.job.shape, "f16") if work.quantiser is not None else 0
+    return before + model_bytes(work.job.shape, work.quantisation)
+
+
+def _refuse_no_memory(work: _Work) -> None:
+    """Raises DoesNotFit if the largest tensor cannot be merged in the memory that is free."""
+    from repotune.model import tensor_shapes
+
+    free = work.job.machine.ram_free_bytes
+    largest = max(prod(size) for size in tensor_shapes(work.job.shape).values())
+    need = ONE_TENSOR_BYTES * largest
+    if work.format != "peft" and need > free:
+        raise DoesNotFit(
+            f"Merging the largest tensor takes {need / 2**30:.1f} GiB of memory and "
+            f"{free / 2**30:.1f} GiB is free: close other programs and export again."
+        )

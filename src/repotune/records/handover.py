@@ -1,0 +1,47 @@
+"""What is handed over to other programs, and the proof that they compute the same from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+ExportFormat: TypeAlias = Literal["peft", "merged", "gguf", "ollama", "vllm"]
+Quantisation: TypeAlias = Literal["f16", "q8_0", "q4_k_m"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What another program computed from an export, beside what our decoder computes."""
+
+    by: str
+    """The program and its version."""
+    positions: int
+    """Places in fixed pieces of code at which the next token was compared."""
+    drift: float
+    """Relative L2 distance of the logits; by llama.cpp, of the log-probabilities of its most
+    likely tokens."""
+    drift_bound: float
+    """More than this refuses the hand-over."""
+    same_token: float
+    """Share of the positions at which both find the same token most likely."""
+    nats: float
+    """Mean loss per position by our decoder with the adapter."""
+    their_nats: float
+    loss_bound: float
+    """Theirs may be higher or lower by this share of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandOver:
+    """A folder that is ready for another program."""
+
+    format: ExportFormat
+    folder: str
+    files: dict[str, int]
+    """Name -> bytes."""
+    proof: Proof | None
+    """None where the other side could not be asked; ``unchecked`` says why."""
+    unchecked: tuple[str, ...]
+    """Sentences: what was not checked, and how it can be."""
+    command: str
+    """What to type, or to write in Python, to use it."""

@@ -1,0 +1,64 @@
+"""llama.cpp quantises, answers, and where it dies that is one sentence."""
+
+import numpy as np
+import pytest
+import torch
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize
+
+from repotune.errors import ExportError
+from repotune.gguf_file import quantise, row_bytes
+from repotune.llama_cpp import Question, Text, ask, can_quantise, quantise_rows, version
+from repotune.model import Decoder, open_weights, resolve_model
+from repotune.model.starter import starter_path
+from repotune.records import LINEAR_MODULES, LoraSpec
+from repotune.tokens import load_tokenizer
+
+
+def test_rows_are_quantised_as_the_reference_does(monkeypatch):
+    values = np.random.default_rng(0).normal(size=(37, 512)).astype(np.float32)
+    assert can_quantise()
+    # The gguf library's Q8_0 is an independent implementation of the same bytes.
+    np.testing.assert_array_equal(quantise_rows(values, "Q8_0"), quantise(values, "Q8_0"))
+    monkeypatch.setattr("repotune.llama_cpp.CHUNK_NUMBERS", 512 * 5)
+    for kind, error in {"Q4_K": 0.08, "Q6_K": 0.02, "Q5_0": 0.05, "Q5_K": 0.04}.items():
+        stored = quantise_rows(values, kind)  # in chunks of 5 rows
+        assert stored.shape == (37, row_bytes(512, kind))
+        back = dequantize(stored, GGMLQuantizationType[kind])
+        assert np.linalg.norm(back - values) / np.linalg.norm(values) < error
+
+
+def test_it_answers_what_our_decoder_would(tmp_path):
+    """The starter's own file, which both read."""
+    ref = resolve_model("starter", revision=None, offline=True, cache=None, emit=lambda e: None)
+    lora = LoraSpec(r=1, alpha=1.0, dropout=0.0, target_modules=LINEAR_MODULES)
+    tokenizer = load_tokenizer(starter_path())
+    decoder = Decoder(open_weights(ref), lora=lora, dtype=torch.float32)
+    ids = tokenizer.encode("def mean(values):\n    return sum(values) / len(")
+    ours = decoder.logits(ids, adapted=False).log_softmax(1)
+    answers = ask(
+        starter_path(),
+        [Question(ids=ids.tolist()), Question(ids=ids.tolist(), new_tokens=4)],
+        [Text(text="<|im_end|>", special=True), Text(text="<|im_end|>", special=False)],
+        scratch=tmp_path,
+    )  # fmt: skip
+    first, longer = answers.questions
+    assert first.ids == [int(ours[-1].argmax())]
+    assert len(first.likely) == 500
+    # 4-bit weights meet activations in 8 bits there: a few per cent.
+    best = max(first.likely, key=first.likely.__getitem__)
+    assert first.likely[best] == pytest.approx(float(ours[-1, best]), abs=0.1)
+    assert tokenizer.decode(longer.ids, continuation=True).startswith("values)")
+    assert answers.texts[0] == [2]
+    assert answers.texts[1] == tokenizer.encode("<|im_end|>").tolist()
+
+
+def test_a_file_that_it_does_not_load_is_one_sentence(tmp_path):
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(starter_path().read_bytes()[:3_000_000])
+    with pytest.raises(ExportError, match=r"llama\.cpp does not answer from cut\.gguf .*said: …"):
+        ask(path, [Question(ids=[1])], scratch=tmp_path)
+
+
+def test_its_version_is_known():
+    assert (version() or "").startswith("20")
