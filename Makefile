@@ -9,7 +9,7 @@ DEMO_PACKAGE ?= transformers
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13 $(wildcard $(HOME)/.pyenv/versions/3.1[0-3].*/bin/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-resolve lint bench docs clean
+.PHONY: help setup demo test test-slow test-faults test-gpu test-resolve lint bench docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' Makefile | awk -F'#' '{printf "%-20s %s\n", $$1, $$2}'
@@ -32,10 +32,13 @@ demo: setup ## tune the starter model on real code of the installation, on a CPU
 		"$$($(BIN)/python -c 'from importlib.util import find_spec; print(*find_spec("$(DEMO_PACKAGE)").submodule_search_locations)')"
 
 test: setup ## pass the tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not faults"
 
 test-slow: setup ## pass the tests that take longer
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-faults: setup ## kill runs, let the disk fail, damage checkpoints: in full numbers
+	$(BIN)/python -m pytest -m faults tests/faults
 
 test-gpu: setup ## pass the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

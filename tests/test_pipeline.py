@@ -1,9 +1,11 @@
 """The whole way on a tiny model, and once on the starter: tune, resume, evaluate, complete."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +15,7 @@ from safetensors.torch import load_file
 
 from repotune import FineTuningConfig, complete, evaluate, resume, tune
 from repotune.cli import main
-from repotune.errors import CorpusError, Interrupted, ModelError, RunError, UsageError
+from repotune.errors import CorpusError, DiskFull, Interrupted, ModelError, RunError, UsageError
 from repotune.events import CheckpointSaved, Notice, StepDone
 from repotune.forecast import SIZE_FIELDS
 from repotune.machine import find_device, identify, read_outcomes, read_rates
@@ -54,8 +56,12 @@ def test_a_run_ends_with_an_adapter_and_its_proof(finished, source_tree):
     assert open_run(run.path).state().status == "finished"
     assert [e.step for e in events if isinstance(e, StepDone)] == [1, 2, 3, 4, 5, 6]
     assert [e.step for e in events if isinstance(e, CheckpointSaved)] == [2, 4, 6]
-    losses = [json.loads(line)["loss"] for line in run.metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 6
+    heldout = {line["step"]: line["heldout_loss"] for line in lines if "heldout_loss" in line}
+    assert set(heldout) == {2, 4, 6}
+    assert result.heldout_loss == min(heldout.values()) == heldout[result.best_step]
     assert losses[-1] < losses[0]
     weights = load_file(run.adapter / "adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
@@ -76,7 +82,8 @@ def test_a_run_ends_with_an_adapter_and_its_proof(finished, source_tree):
 
 def metrics(folder):
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [line for line in lines if "loss" in line]
 
 
 def test_a_run_in_fp16_scales_its_gradients_and_learns_as_one_in_fp32(
@@ -179,6 +186,103 @@ def test_ctrl_c_in_the_last_step_is_heeded_too(source_tree, tiny_model, tmp_path
     done = resume(folder)
     assert (done.steps, done.tokens) == (6, stopped.tokens)
     assert done.evaluation is not None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal")
+def test_sigterm_saves_says_how_to_go_on_and_exits(source_tree, tiny_model, tmp_path):
+    folder = tmp_path / "run"
+    config = settings(tiny_model, folder, max_steps=5000, save_steps=5000, evaluate=False)
+    (tmp_path / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    command = [sys.executable, "-W", "ignore", "-m", "repotune.cli", "tune", str(source_tree)]
+    # So long a run measures the machine; other tests begin with one that was not.
+    own = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "data"), "HOME": str(tmp_path)}
+    with subprocess.Popen(
+        [*command, "--config", str(tmp_path / "config.toml")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own,
+    ) as process:  # fmt: skip
+        assert any(line.startswith("step 100/") for line in process.stderr)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        seconds = time.monotonic() - began
+    assert process.returncode == 1
+    assert said.rstrip().endswith(f"Interrupted; go on with: repotune tune --resume {folder}")
+    assert seconds < 10
+    assert open_run(folder).state().status == "interrupted"
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    assert int(checkpoint.name.removeprefix("step-")) >= 100
+
+
+def test_the_same_command_again_offers_to_go_on(source_tree, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = settings(tiny_model, None, evaluate=False)
+
+    def press_at_three(event):
+        if isinstance(event, StepDone) and event.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    stopped = tune(source_tree, config, emit=press_at_three)
+    with pytest.raises(RunError, match=f"go on with it by `repotune tune --resume {stopped.run}`"):
+        tune(source_tree, config)
+    other = tune(source_tree, config.merged({"max_steps": 1, "save_steps": 1}))
+    assert other.steps == 1  # another run is no matter
+    assert resume(stopped.run).steps == 6
+    assert tune(source_tree, config).steps == 6  # and nor is a finished one
+
+
+def test_a_run_goes_on_with_another_cut_of_the_same_global_batch(
+    finished, source_tree, tiny_model, tmp_path
+):
+    result, _ = finished
+    folder = tmp_path / "run"
+
+    def press_at_three(event):
+        if isinstance(event, StepDone) and event.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    tune(source_tree, settings(tiny_model, folder), emit=press_at_three)
+    with pytest.raises(UsageError, match="would be 2, and this run has 4 rows a step"):
+        resume(folder, batch_size=2)
+    assert open_run(folder).state().config["batch_size"] == 4
+    done = resume(folder, batch_size=1, gradient_accumulation_steps=4)
+    assert open_run(folder).state().config["batch_size"] == 1
+    assert done.heldout_loss == pytest.approx(result.heldout_loss, rel=1e-6)
+    ours = load_file(folder / "adapter" / "adapter_model.safetensors")
+    theirs = load_file(Path(result.run) / "adapter" / "adapter_model.safetensors")
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_what_breaks_in_the_rehearsal_costs_no_hours(
+    source_tree, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("repotune.stages.rehearsal.LONG_HOURS", 0.0)
+
+    def broken(*args, **options):
+        raise RunError("the adapter cannot be read.")
+
+    config = settings(tiny_model, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("repotune.stages.rehearsal.load_adapter", broken)
+        with pytest.raises(RunError, match="rehearsal failed at loading the adapter, before any"):
+            tune(source_tree, config)
+        assert not (tmp_path / "run" / "checkpoints").exists()
+        skipped = config.merged({"output_dir": tmp_path / "skipped", "rehearsal": False})
+        assert tune(source_tree, skipped).steps == 6
+    events = []
+    assert resume(tmp_path / "run", emit=events.append).steps == 6
+    assert [e.step for e in events if isinstance(e, StepDone)] == [1, 2, 3, 4, 5, 6]
+    assert any("trained, saved, resumed, exported" in getattr(e, "summary", "") for e in events)
+
+
+def test_a_disk_without_room_is_said_before_the_tree_is_read(
+    source_tree, tiny_model, tmp_path, monkeypatch
+):
+    usage = type("usage", (), {"free": 10**6})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(DiskFull, match=r"will write .* and 0\.0 GB are free on that disk"):
+        tune(source_tree, settings(tiny_model, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()  # nothing of worth lay in it
 
 
 def test_the_runs_configuration_serves_for_another_run(finished, tmp_path):

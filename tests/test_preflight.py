@@ -86,8 +86,8 @@ def test_the_weights_in_4_bits_are_counted_beside_the_download(own_hub):
     assert needs.model_disk_bytes == CODELLAMA.download_bytes
     # 6.48 G parameters of the linears at 0.5159 byte.
     assert needs.cache_disk_bytes == pytest.approx(3.34e9, rel=0.01)
-    # Three checkpoints of 40 M parameters at 12 bytes, the adapter at 4, the corpus.
-    assert 1.6e9 < needs.run_disk_bytes < 2.2e9
+    # Four checkpoints of 40 M parameters at 12 bytes, the adapter at 4, the corpus.
+    assert 2.0e9 < needs.run_disk_bytes < 2.7e9
 
 
 def test_without_a_gpu_only_the_run_needs_room(own_hub):

@@ -49,4 +49,4 @@ def test_every_module_imports_without_the_posix_modules() -> None:
 
 def test_the_guard_does_hide_a_module() -> None:
     done = import_all("filelock")
-    assert "repotune.runs imports filelock, which Windows does not have" in done.stderr
+    assert "repotune.runs.lock imports filelock, which Windows does not have" in done.stderr

@@ -171,6 +171,28 @@ class FineTuningConfig(BaseModel):
         description="Held-out tokens that the evaluation reads at most. "
         "Without it: all on a GPU, 30,000 on a CPU.",
     )
+    eval_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Optimizer steps between measurements of the loss on a sample of the held-out "
+        "files; the step where it is lowest is exported. Without it: as save_steps.",
+    )
+    early_stopping_patience: int = Field(
+        default=3,
+        ge=0,
+        description="End the training after so many measurements in a row without a new lowest "
+        "held-out loss; 0: never.",
+    )
+    allow_shorter_rows: bool = Field(
+        default=False,
+        description="If memory runs out and nothing else helps, cut rows in halves instead of "
+        "stopping; documents that cross a cut lose their context.",
+    )
+    rehearsal: bool = Field(
+        default=True,
+        description="Before a run of more than 10 minutes, go the whole way in small: five steps, "
+        "save, resume, export, load, complete.",
+    )
     keep_vendored: bool = Field(
         default=False, description="Also learn from vendored and generated code."
     )

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, TypeVar
 
 from repotune.errors import DiskFull, RunError
+from repotune.events import Emit, Notice
+
+Result = TypeVar("Result")
+PAUSE_SECONDS: Final = 5.0
+"""Between two looks at a full disk."""
 
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write ``data`` and wait until the disk has it."""
+    write_parts_durably(path, [data])
+
+
+def write_parts_durably(path: Path, parts: Iterable[bytes]) -> str:
+    """Write ``parts`` one after the other and wait until the disk has them; SHA-256 of them all."""
+    digest = hashlib.sha256()
     with path.open("wb") as file:
-        file.write(data)
+        for part in parts:
+            digest.update(part)
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def sync_file(path: Path) -> None:
@@ -53,3 +70,32 @@ def writing(path: Path, *, note: str = "", then: str = "go on with --resume") ->
             f"{path} cannot be written ({error.strerror or error}){note}: mend the disk or the "
             f"folder's permissions and {then}."
         ) from None
+
+
+def when_there_is_room(
+    write: Callable[[], Result], *, emit: Emit, pause: Callable[[], bool]
+) -> Result:
+    """``write()``, again after each ``pause`` for as long as it raises DiskFull.
+
+    What is wrong is said once. Raises DiskFull where ``pause`` says that the wait is over.
+    """
+    told = False
+    while True:
+        try:
+            return write()
+        except DiskFull as full:
+            if not told:
+                emit(Notice(message=f"Paused. {full}"))
+                told = True
+            if not pause():
+                raise
+
+
+def pause_unless(should_stop: Callable[[], bool]) -> bool:
+    """Wait for ``PAUSE_SECONDS``; False at once where ``should_stop`` says yes."""
+    nobody = threading.Event()
+    for _ in range(10):
+        if should_stop():
+            return False
+        nobody.wait(PAUSE_SECONDS / 10)
+    return True

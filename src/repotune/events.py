@@ -72,7 +72,40 @@ class CheckpointSaved:
     seconds: float
 
 
-Event: TypeAlias = StageStarted | StageProgress | StageDone | Notice | StepDone | CheckpointSaved
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldoutMeasured:
+    """The loss on a fixed sample of held-out code, after ``step`` steps."""
+
+    step: int
+    loss: float
+    """Mean loss per target, nats."""
+    is_best: bool
+    """Whether it was never lower in this run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healed:
+    """Memory ran out in ``step``, which is repeated in another way, with the same global batch."""
+
+    step: int
+    remedy: str
+    """A sentence for the user."""
+    rows_per_pass: int
+    tokens_per_pass: int
+    policy: str
+    """What each layer keeps, in a sentence."""
+
+
+Event: TypeAlias = (
+    StageStarted
+    | StageProgress
+    | StageDone
+    | Notice
+    | StepDone
+    | CheckpointSaved
+    | HeldoutMeasured
+    | Healed
+)
 Emit: TypeAlias = Callable[[Event], None]
 
 

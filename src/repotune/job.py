@@ -7,25 +7,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from repotune.config import FineTuningConfig
-from repotune.errors import ModelError, UsageError
+from repotune.errors import DoesNotFit, ModelError, UsageError
 from repotune.events import Emit, Notice
 from repotune.records import LoraSpec, Machine, ModelRef, Policy, Precision, Shape
 from repotune.runs import RunState
 
 if TYPE_CHECKING:
     from repotune.model import Decoder
+    from repotune.planning import Setup
     from repotune.tokens import CodeTokenizer
 
 CPU_MODEL = "starter"
 GPU_MODEL = "codellama/CodeLlama-7b-hf"
 SLOW_FP16 = "A processor emulates fp16, up to a hundred times slower than fp32"
-NOT_IN_FINGERPRINT = ("output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model")
-"""Settings that change no step: a run may be resumed where these differ."""
+NOT_IN_FINGERPRINT = (
+    "output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model", "rehearsal",
+    "eval_steps", "early_stopping_patience", "allow_shorter_rows",
+    "batch_size", "gradient_accumulation_steps",
+)  # fmt: skip
+"""Settings that change no step: a run may be resumed where these differ. Of the last two only the
+product, the global batch, decides; it has a place of its own."""
+FINER_BUDGET = 0.99
+"""Of the memory that the planner was asked about before, until it has nothing more to offer."""
+WORTH_A_TRY = 0.8
+"""Less of what was kept is worth another try of the step; a failing one costs most of a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +73,26 @@ class Job:
     def rows_per_pass(self) -> int:
         """A GPU needs all rows of a batch at once to be busy; a CPU is as fast with one."""
         return self.config.batch_size if self.machine.gpu else 1
+
+    @property
+    def setup(self) -> Setup:
+        """What the memory model is asked about: one full pass through the layers."""
+        return self.setup_of(self.rows_per_pass * self.config.max_seq_length)
+
+    def setup_of(self, tokens: int) -> Setup:
+        """The same with ``tokens`` of a pass."""
+        from repotune.planning import Setup, packed_documents
+
+        rows = max(1, tokens // self.config.max_seq_length)
+        return Setup(
+            shape=self.shape,
+            lora=self.lora,
+            tokens=tokens,
+            itemsize=4 if self.precision == "fp32" else 2,
+            device=self.device,
+            use_4bit=self.use_4bit,
+            documents=packed_documents(tokens, rows),
+        )
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
@@ -140,25 +171,61 @@ def _find_base(state: RunState, config: FineTuningConfig, default: str, emit: Em
 
 def plan_policy(job: Job) -> Policy:
     """What each layer does with its activations. Raises DoesNotFit, before anything is loaded."""
-    from repotune.planning import Setup, choose_policy, packed_documents
+    machine = job.machine
+    free = machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes
+    return _choose(job, job.rows_per_pass * job.config.max_seq_length, free)
+
+
+def lower_policy(job: Job, tokens: int, than: Policy | None) -> Policy | None:
+    """The best policy for ``tokens`` a pass that keeps less on the device than ``than`` does.
+
+    ``than`` None: the best that the memory there is allows. None if there is no such policy.
+    """
+    from repotune.machine import gpu_room
 
     machine = job.machine
-    tokens = job.rows_per_pass * job.config.max_seq_length
-    setup = Setup(
-        shape=job.shape,
-        lora=job.lora,
-        tokens=tokens,
-        itemsize=4 if job.precision == "fp32" else 2,
-        device="cuda" if machine.gpu else "cpu",
-        use_4bit=job.use_4bit,
-        documents=packed_documents(tokens, job.rows_per_pass),
-    )
+    free = min(machine.gpu_free_bytes, gpu_room()) if machine.gpu else machine.ram_free_bytes
+    before = math.inf if than is None else _kept_bytes(job, tokens, than)
+    best: Policy | None = None
+    while free:
+        try:
+            policy = _choose(job, tokens, free)
+        except DoesNotFit:
+            break
+        kept = _kept_bytes(job, tokens, policy)
+        if kept < before:
+            best = policy
+            if kept < WORTH_A_TRY * before:
+                break
+        free = int(free * FINER_BUDGET)
+    return best
+
+
+def _choose(job: Job, tokens: int, free_bytes: int) -> Policy:
+    from repotune.planning import choose_policy
+
     return choose_policy(
-        setup,
-        free_bytes=machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes,
+        job.setup_of(tokens),
+        free_bytes=free_bytes,
         gradient_checkpointing=job.config.gradient_checkpointing,
-        host_free_bytes=machine.ram_free_bytes if machine.gpu else 0,
+        host_free_bytes=job.machine.ram_free_bytes if job.machine.gpu else 0,
     )
+
+
+def _kept_bytes(job: Job, tokens: int, policy: Policy) -> int:
+    """Of saved tensors on the device between forward and backward, and of the optimizer there."""
+    from repotune.planning import moments_bytes, saved_layer_bytes
+
+    setup = job.setup_of(tokens)
+    moments = 0 if policy.optimizer_offloaded else moments_bytes(setup)
+    return moments + sum(
+        saved_layer_bytes(
+            job.shape, job.lora, layer.saving, tokens=tokens, itemsize=setup.itemsize,
+            device=job.device,
+        )
+        for layer in policy.layers
+        if not layer.offloaded
+    )  # fmt: skip
 
 
 def load_decoder(job: Job, emit: Emit) -> Decoder:
@@ -199,6 +266,12 @@ def quantised_folder(base: ModelRef, precision: str) -> Path:
 
 def training_fingerprint(job: Job, rows: str) -> str:
     """Of all that decides the next step beside the weights: settings, rows, base, precision."""
-    settings = job.config.model_dump(mode="json", exclude=set(NOT_IN_FINGERPRINT))
-    decided = {"settings": settings, "rows": rows, "base": job.base.digest, "at": job.precision}
+    config = job.config
+    decided = {
+        "settings": config.model_dump(mode="json", exclude=set(NOT_IN_FINGERPRINT)),
+        "global_batch": config.batch_size * config.gradient_accumulation_steps,
+        "rows": rows,
+        "base": job.base.digest,
+        "at": job.precision,
+    }
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()

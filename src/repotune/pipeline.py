@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repotune.config import FineTuningConfig
 from repotune.errors import CorpusError, Interrupted, RepotuneError, RunError, UsageError
-from repotune.events import Emit, Event, Notice, ignore
+from repotune.events import Emit, Notice, ignore
 from repotune.forecast import (
     Meter,
     forecast,
@@ -32,7 +32,6 @@ from repotune.job import (
     load_decoder,
     plan_policy,
     settle,
-    training_fingerprint,
 )
 from repotune.records import (
     Completion,
@@ -52,19 +51,12 @@ from repotune.runs import (
     find_run,
     list_runs,
     refuse_taken,
+    unfinished_like,
 )
+from repotune.signals import interrupted_by_signals
 
 if TYPE_CHECKING:
-    from repotune.model import Decoder
     from repotune.planning import Target
-    from repotune.tokens import RowStore
-
-CPU_EVAL_TOKENS = 30_000
-CPU_CURSORS, GPU_CURSORS = 20, 100
-CPU_PROMPT_TOKENS, GPU_PROMPT_TOKENS = 448, 4096
-"""Of the code before a cursor; a CPU reads about 500 tokens a second."""
-MAX_LINE_TOKENS = 64
-"""A next line longer than this counts as not completed."""
 
 
 class Location(NamedTuple):
@@ -106,14 +98,15 @@ def _start(tree: str | Path, config: FineTuningConfig, *, suit: bool, emit: Emit
     if suit:
         refuse_taken(path)  # before what takes time
         config = suited_here(config, default_model=GPU_MODEL, emit=emit)
+    if config.output_dir is None:
+        _offer_unfinished(root, path.parent, config)
     was_there = path.exists()
     folder = create_run(
         path,
         tree=root,
         model=config.model or "",
         config=config.model_dump(mode="json"),
-        # Without its own place, so that it serves for another run.
-        config_toml=config.merged({"output_dir": None}).to_toml(),
+        config_toml=_reusable(config),
     )
     try:
         return _work(folder, emit)
@@ -126,18 +119,69 @@ def _start(tree: str | Path, config: FineTuningConfig, *, suit: bool, emit: Emit
         raise
 
 
-def resume(run: str | Path, *, emit: Emit = ignore) -> RunResult:
+def _reusable(config: FineTuningConfig) -> str:
+    """As TOML without its own place, so that it serves for another run."""
+    return config.merged({"output_dir": None}).to_toml()
+
+
+def _offer_unfinished(root: Path, runs_folder: Path, config: FineTuningConfig) -> None:
+    """Raise RunError if the same was begun before and not ended: that may be worth a night."""
+    info = unfinished_like(runs_folder, root, config.model_dump(mode="json"))
+    if info is not None:
+        raise RunError(
+            f"The same run was begun before and is not finished: go on with it by "
+            f"`repotune tune --resume {info.path}`, or begin anew in a folder that you name with "
+            "-o."
+        )
+
+
+def resume(
+    run: str | Path, *, batch_size: int | None = None,
+    gradient_accumulation_steps: int | None = None, emit: Emit = ignore,
+) -> RunResult:  # fmt: skip
     """Go on with a run from its newest whole checkpoint, or from step 0 if it has none.
 
-    Raises RunError if there is no such run, or it is finished.
+    ``batch_size`` and ``gradient_accumulation_steps`` may be others than before as long as their
+    product, the global batch, stays: memory and time change, the result does not. Of a finished
+    run whose adapter is damaged or gone, that is written again. Raises RunError if there is no such
+    run, or it is finished and whole, UsageError for another global batch.
     """
     folder = find_run(run, Path.cwd())
-    if folder.state().status == "finished":
+    if folder.state().status == "finished" and folder.is_whole(folder.adapter):
         raise RunError(
             f"{folder.path} is finished, and there is nothing to go on with: "
             f"see it again with `repotune evaluate {folder.path}`, or start a new run."
         )
-    return _work(folder, emit)
+    sizes = {
+        "batch_size": batch_size,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+    }
+    old = FineTuningConfig(**folder.state().config)
+    if folder.config_text() != _reusable(old):
+        emit(
+            Notice(
+                message=f"{folder.config_toml} was edited, and a run goes on with the settings it "
+                "began with, so that is not heeded: for other settings start a new run with "
+                "--config."
+            )
+        )
+    config = _resized(old, {name: size for name, size in sizes.items() if size is not None})
+    return _work(folder, emit, config)
+
+
+def _resized(old: FineTuningConfig, sizes: dict[str, int]) -> FineTuningConfig | None:
+    """The run's configuration with other ``sizes``; None without any."""
+    if not sizes:
+        return None
+    new = old.merged(sizes)
+    before = old.batch_size * old.gradient_accumulation_steps
+    after = new.batch_size * new.gradient_accumulation_steps
+    if before != after:
+        raise UsageError(
+            f"batch_size × gradient_accumulation_steps would be {after}, and this run has {before} "
+            "rows a step: give both, with that product, or leave both out."
+        )
+    return new
 
 
 def evaluate(
@@ -148,10 +192,12 @@ def evaluate(
     ``eval_max_tokens`` goes before the run's own setting. Raises RunError if the run has no
     adapter yet, or held nothing out.
     """
+    from repotune.stages import compare, open_tuned
+
     folder = find_run(run, Path.cwd())
     with folder.locked():
-        job, decoder = _open_tuned(folder, emit)
-        return _evaluate(folder, job, decoder, eval_max_tokens, emit)
+        job, decoder = open_tuned(folder, emit)
+        return compare(folder, job, decoder, eval_max_tokens, emit)
 
 
 def complete(
@@ -164,6 +210,7 @@ def complete(
     """
     from repotune.corpus.decode import decode
     from repotune.evaluation import complete_at
+    from repotune.stages import open_tuned
 
     folder = find_run(run, Path.cwd())
     path = location.path
@@ -174,7 +221,7 @@ def complete(
     decoded = decode(path.read_bytes())
     if decoded is None:
         raise UsageError(f"{location.path} is not text in a known encoding: give a source file.")
-    job, decoder = _open_tuned(folder, emit)
+    job, decoder = open_tuned(folder, emit)
     return complete_at(
         decoder,
         job.tokenizer,
@@ -192,8 +239,10 @@ def runs(folder: Path) -> list[RunInfo]:
     return list_runs(folder)
 
 
-def _work(folder: RunFolder, emit: Emit) -> RunResult:
-    with folder.locked():
+def _work(folder: RunFolder, emit: Emit, config: FineTuningConfig | None = None) -> RunResult:
+    with folder.locked(), interrupted_by_signals():
+        if config is not None:
+            folder.configure(config.model_dump(mode="json"), _reusable(config))
         folder.update(status="running")
         try:
             return _tune(folder, emit)
@@ -208,6 +257,7 @@ def _work(folder: RunFolder, emit: Emit) -> RunResult:
 
 
 def _tune(folder: RunFolder, emit: Emit) -> RunResult:
+    from repotune import stages
     from repotune.machine import Peak
 
     prepare(folder.state().config["max_steps"], emit)
@@ -215,20 +265,22 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
     folder.update(facts=job.facts)
     policy = plan_policy(job)  # before the tree is read: what does not fit is said at once
     folder.update(facts={"policy": asdict(policy)})
-    rows = _prepare_rows(folder, job, emit)
+    stages.check_room(folder, job)
+    rows = stages.prepare_rows(folder, job, emit)
     planned = _plan(folder, job, rows.summary, policy, emit)
     meter = Meter(Peak(job.device), emit)
     decoder = load_decoder(job, emit)
-    trained = _train(folder, job, decoder, rows, policy, meter)
+    if stages.is_worth_it(folder, job, rows, planned and planned[0]):
+        stages.rehearse(folder, job, decoder, rows, policy, emit)
+    trained = stages.train_on(folder, job, decoder, rows, policy, meter)
     took = _record(folder, planned, meter, emit)
-    if trained.tokens_per_second:  # else it was trained before, and that stands there
-        folder.update(facts={"training": asdict(trained)})
+    folder.update(facts={"training": _training_facts(folder, trained)})
     evaluation = None
     if not trained.interrupted:
-        _export(folder, job, decoder)
+        stages.export(folder, job, decoder)
         if job.config.evaluate:
             decoder.release()  # what the training keeps from row to row, the evaluation can use
-            evaluation = _evaluate(folder, job, decoder, None, emit)
+            evaluation = stages.compare(folder, job, decoder, None, emit)
     folder.update(status="interrupted" if trained.interrupted else "finished")
     return RunResult(
         run=str(folder.path),
@@ -240,7 +292,19 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
         adapter=None if trained.interrupted else str(folder.adapter),
         evaluation=evaluation,
         outcome=took,
+        best_step=trained.best_step,
+        heldout_loss=trained.heldout_loss,
+        stopped_early=trained.stopped_early,
     )
+
+
+def _training_facts(folder: RunFolder, trained: TrainResult) -> dict[str, Any]:
+    """What the run records of its training; the speed of an earlier process, if this had no steps
+    left to do."""
+    facts, before = asdict(trained), folder.state().facts.get("training")
+    if before is not None and not trained.tokens_per_second:
+        facts.update({name: before[name] for name in ("seconds", "tokens_per_second")})
+    return facts
 
 
 def _plan(
@@ -251,10 +315,11 @@ def _plan(
     if target is None:
         emit(Notice(message=policy.reason))
         return None
-    steps = _steps(job, rows.rows)
+    from repotune.stages import steps_of
+
     made = forecast(
         job.config, job.shape, target, model=job.base.name, precision=job.precision,
-        steps=steps, rows=rows,
+        steps=steps_of(job, rows.rows), rows=rows,
     )  # fmt: skip
     emit(Notice(message=plan_line(made, target)))
     folder.update(facts={"plan": plan_facts(made)})
@@ -272,146 +337,3 @@ def _record(
         folder.update(facts={"outcome": asdict(took)})
         record_outcome(took, emit=emit)
     return took
-
-
-def _open_tuned(folder: RunFolder, emit: Emit) -> tuple[Job, Decoder]:
-    """The base model with the run's adapter. Raises RunError if the run has none yet."""
-    from repotune.export import load_adapter
-
-    if not folder.adapter.exists():
-        raise RunError(
-            f"{folder.path} has no adapter yet: finish it with "
-            f"`repotune tune --resume {folder.path}`."
-        )
-    job = settle(folder.state(), emit)
-    decoder = load_decoder(job, emit)
-    load_adapter(folder.adapter, decoder.lora_state(), lora=job.lora)
-    decoder.refresh()
-    return job, decoder
-
-
-def _prepare_rows(folder: RunFolder, job: Job, emit: Emit) -> RowStore:
-    """Corpus and rows; both are built once, whole, and found again by a resumed run."""
-    from repotune.corpus import build_corpus, read_documents
-    from repotune.tokens import RowStore, build_rows
-
-    config = job.config
-    if not folder.corpus.exists():
-        build_corpus(
-            job.tree,
-            folder.corpus,
-            heldout_share=config.heldout_share,
-            seed=config.seed,
-            keep_vendored=config.keep_vendored,
-            exclude=(folder.path,),
-            emit=emit,
-        )
-    if not folder.tokens.exists():
-        build_rows(
-            read_documents(folder.corpus, "train"),
-            job.tokenizer,
-            folder.tokens,
-            max_seq_length=config.max_seq_length,
-            fim_rate=config.fim_rate,
-            seed=config.seed,
-            emit=emit,
-        )
-    return RowStore(folder.tokens)
-
-
-def _train(
-    folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, policy: Policy, emit: Emit
-) -> TrainResult:
-    from repotune.training import LossScale, latest, load, log_metrics, stop_on_signals, train
-
-    config = job.config
-    fingerprint = training_fingerprint(job, rows.summary.fingerprint)
-    checkpoint = latest(folder.checkpoints, emit)
-    resume_from = None
-    if checkpoint is not None:
-        resume_from = load(checkpoint, like=decoder.lora_state(), fingerprint=fingerprint)
-    reached = resume_from.step if resume_from else 0
-    with (
-        log_metrics(folder.metrics, folder.tensorboard, reached=reached) as log,
-        stop_on_signals() as should_stop,
-    ):
-
-        def emit_and_log(event: Event) -> None:
-            log(event)
-            emit(event)
-
-        return train(
-            decoder,
-            rows,
-            batch_size=config.batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            rows_per_pass=job.rows_per_pass,
-            steps=_steps(job, len(rows)),
-            learning_rate=config.learning_rate,
-            lr_scheduler_type=config.lr_scheduler_type,
-            warmup_ratio=config.warmup_ratio,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-            seed=config.seed,
-            policy=policy,
-            dropout=config.lora_dropout > 0,
-            loss_scale=LossScale() if job.precision == "fp16" else None,
-            save_steps=config.save_steps,
-            checkpoints=folder.checkpoints,
-            fingerprint=fingerprint,
-            resume_from=resume_from,
-            emit=emit_and_log,
-            should_stop=should_stop,
-        )
-
-
-def _steps(job: Job, rows: int) -> int:
-    from repotune.training import total_steps
-
-    return total_steps(
-        rows,
-        batch_size=job.config.batch_size,
-        gradient_accumulation_steps=job.config.gradient_accumulation_steps,
-        num_train_epochs=job.config.num_train_epochs,
-        max_steps=job.config.max_steps,
-    )
-
-
-def _export(folder: RunFolder, job: Job, decoder: Decoder) -> None:
-    from repotune.export import export_adapter
-
-    export_adapter(folder.adapter, decoder.lora_state(), lora=job.lora, base=job.base)
-
-
-def _evaluate(
-    folder: RunFolder, job: Job, decoder: Decoder, max_tokens: int | None, emit: Emit
-) -> Evaluation:
-    """Score the held-out files, and write what came out."""
-    from repotune.corpus import read_documents
-    from repotune.evaluation import evaluate as compare
-    from repotune.evaluation import write_evaluation
-
-    on_gpu = job.machine.gpu is not None
-    default = None if on_gpu else CPU_EVAL_TOKENS
-    documents = read_documents(folder.corpus, "heldout")
-    if not documents:
-        raise RunError(
-            f"{folder.path} held no files out, so there is nothing to compare on: "
-            "start a new run with heldout_share above 0."
-        )
-    evaluation = compare(
-        decoder,
-        job.tokenizer,
-        documents,
-        max_seq_length=job.config.max_seq_length,
-        max_tokens=max_tokens or job.config.eval_max_tokens or default,
-        max_cursors=GPU_CURSORS if on_gpu else CPU_CURSORS,
-        max_line_tokens=MAX_LINE_TOKENS,
-        max_prompt_tokens=GPU_PROMPT_TOKENS if on_gpu else CPU_PROMPT_TOKENS,
-        seed=job.config.seed,
-        emit=emit,
-    )
-    write_evaluation(folder.evaluation, evaluation)
-    base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
-    folder.update(facts={"heldout_bits_per_byte": {"base": base, "tuned": tuned}})
-    return evaluation

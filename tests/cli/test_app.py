@@ -109,6 +109,14 @@ def test_the_list_of_commands_is_what_the_commands_say(capsys: pytest.CaptureFix
         assert line in bare
 
 
+@pytest.mark.parametrize("module", ["repotune", "repotune.cli"])
+def test_a_module_that_is_run_exits_as_the_command_does(module: str) -> None:
+    command = [sys.executable, "-m", module, "tune"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 2
+    command = [sys.executable, "-m", module, "tune", "absent"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 1
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     from importlib.metadata import version
 

@@ -39,6 +39,10 @@ FLAGS = """
 --save-steps
 --evaluate --no-evaluate
 --eval-max-tokens
+--eval-steps
+--early-stopping-patience
+--allow-shorter-rows --no-allow-shorter-rows
+--rehearsal --no-rehearsal
 --keep-vendored --no-keep-vendored
 --offline --no-offline
 --json
@@ -66,6 +70,7 @@ def test_every_flag_gives_its_field_a_value_that_the_configuration_takes() -> No
         "--warmup-ratio 0.1 --weight-decay 0.01 --max-grad-norm 2 --num-train-epochs 2.5 "
         "--max-steps 7 --precision fp32 --seed 1 --heldout-share 0.2 --fim-rate 0 "
         "--no-gradient-checkpointing -o out --save-steps 5 --no-evaluate --eval-max-tokens 900 "
+        "--eval-steps 20 --early-stopping-patience 5 --allow-shorter-rows --no-rehearsal "
         "--keep-vendored --offline"
     )
     context = command.make_context("tune", ["tree", *arguments.split()])
@@ -98,6 +103,10 @@ def test_every_flag_gives_its_field_a_value_that_the_configuration_takes() -> No
         save_steps=5,
         evaluate=False,
         eval_max_tokens=900,
+        eval_steps=20,
+        early_stopping_patience=5,
+        allow_shorter_rows=True,
+        rehearsal=False,
         keep_vendored=True,
         offline=True,
     )

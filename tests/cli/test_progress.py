@@ -8,6 +8,8 @@ from repotune.cli.progress import amount, clock, show_progress
 from repotune.events import (
     CheckpointSaved,
     Event,
+    Healed,
+    HeldoutMeasured,
     Notice,
     StageDone,
     StageProgress,
@@ -44,12 +46,29 @@ EVENTS: list[Event] = [
     Notice(message="use_4bit needs a GPU"),
     step(12, 75),
     CheckpointSaved(step=12, path="checkpoints/step-000012", seconds=0.1),
+    HeldoutMeasured(step=12, loss=1.25, is_best=True),
+    HeldoutMeasured(step=12, loss=1.5, is_best=False),
+    Healed(step=13, remedy="2 rows go.", rows_per_pass=2, tokens_per_pass=4096, policy="all."),
 ]
 LASTING = [
     "corpus: 1,700 of 1,790 files kept [more in manifest.parquet]",
     "note: use_4bit needs a GPU",
     "checkpoint: step 12, checkpoints/step-000012",
+    "held out: loss 1.2500 after step 12, the lowest so far",
+    "held out: loss 1.5000 after step 12",
+    "healed: memory ran out in step 13, which is done again: 2 rows go.",
 ]
+
+
+class Closed(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_closed_terminal_does_not_end_the_work() -> None:
+    with show_progress(Closed()) as emit:
+        for event in EVENTS:
+            emit(event)
 
 
 def test_a_log_gets_one_line_for_what_matters() -> None:

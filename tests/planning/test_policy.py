@@ -1,4 +1,5 @@
 from dataclasses import fields, is_dataclass, replace
+from math import ceil
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from repotune.planning import (
     working_bytes,
 )
 from repotune.planning.memory import moments_bytes
-from repotune.planning.policy import LEVELS, USABLE
+from repotune.planning.policy import LEVELS, USABLE, needed_bytes
 from repotune.records import LINEAR_MODULES, LoraSpec, Shape
 
 LORA = LoraSpec(r=4, alpha=8.0, dropout=0.0, target_modules=LINEAR_MODULES)
@@ -152,14 +153,16 @@ def test_the_moments_go_to_the_host_only_where_nothing_else_fits():
             ON_GPU, free_bytes=free, gradient_checkpointing=True, host_free_bytes=2**34
         )
 
-    sizes = range(2**20, 2**28, 2**18)
-    found = [chosen(free) for free in sizes if fits(lambda free, _: chosen(free).layers, free, 0)]
+    moments = moments_bytes(ON_GPU)
+    least = ceil(needed_bytes(ON_GPU, host_free_bytes=2**34) / USABLE["cuda"]) + 1
+    step = moments // 8
+    found = [chosen(least + i * step) for i in range(16)]
     moved = [one.optimizer_offloaded for one in found]
     assert moved == sorted(moved, reverse=True)
-    assert 0 < sum(moved) < len(moved)
-    moments = moments_bytes(ON_GPU)
-    assert sum(moved) * 2**18 * USABLE["cuda"] == pytest.approx(moments, abs=2 * 2**18)
+    assert sum(moved) * step * USABLE["cuda"] == pytest.approx(moments, abs=2 * step)
     assert "moments wait in host memory" in found[0].reason
+    with pytest.raises(DoesNotFit):
+        chosen(least - step)
 
 
 def fits(chosen, free, host):

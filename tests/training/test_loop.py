@@ -15,9 +15,10 @@ from repotune.training.order import SampleOrder
 from .tiny import TOKENS, TinyModel, TinyRows, settings
 
 
-def run(folder, *, dropout=0.0, rows=None, **changes):
+def run(folder, *, dropout=0.0, rows=None, model=None, **changes):
     """The trained model, its result, its events, the rows it read."""
-    model, rows, events = TinyModel(dropout=dropout), TinyRows() if rows is None else rows, []
+    model, events = TinyModel(dropout=dropout) if model is None else model, []
+    rows = TinyRows() if rows is None else rows
     options = {"emit": events.append, "dropout": dropout > 0, **changes}
     result = train(model, rows, **settings(folder, **options))
     return model, result, events, rows.read
@@ -104,6 +105,34 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(stop, dropout, tmp_p
     assert ends[0].cursor == ends[1].cursor == 8 * 4
 
 
+def test_stopped_at_step_37_of_100_it_is_the_uninterrupted_run_bit_for_bit(tmp_path):
+    changes = {"steps": 100, "dropout": 0.2, "lr_scheduler_type": "linear"}
+    straight, whole, straight_events, straight_read = run(tmp_path / "a", **changes)
+    first_events, should_stop = stop_after(37)
+    run(tmp_path / "b", emit=first_events.append, should_stop=should_stop, **changes)
+    second, result, second_events, read = resumed(tmp_path / "b", **changes)
+    assert losses(first_events) + losses(second_events) == losses(straight_events)
+    assert same(second.lora_state(), straight.lora_state())
+    assert result.tokens == whole.tokens
+    # The next 8 batches are the same, and no sample of an epoch is repeated or skipped.
+    assert read[: 8 * 4] == straight_read[37 * 4 :][: 8 * 4]
+    epochs = [straight_read[at : at + 10] for at in range(0, 400, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+
+
+@pytest.mark.parametrize(("batch_size", "rows_per_pass"), [(1, 1), (2, 2), (4, 4), (8, 8)])
+def test_a_global_batch_is_the_same_however_it_is_cut(batch_size, rows_per_pass, tmp_path):
+    _, _, reference, expected = run(tmp_path / "a", batch_size=8, gradient_accumulation_steps=1)
+    _, _, events, read = run(
+        tmp_path / "b",
+        batch_size=batch_size,
+        gradient_accumulation_steps=8 // batch_size,
+        rows_per_pass=rows_per_pass,
+    )
+    assert read == expected
+    assert losses(events) == pytest.approx(losses(reference), rel=1e-5)  # sums in another order
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_four_times_one_is_one_times_four(dropout, tmp_path):
     runs = [
@@ -151,7 +180,42 @@ def test_being_told_to_stop_is_heard_within_the_step_and_said_once(tmp_path):
     assert (result.interrupted, result.steps, len(read)) == (True, 1, 4)
     kinds = [type(event) for event in events]
     assert kinds == [StageStarted, Notice, StepDone, CheckpointSaved, StageDone]
-    assert "step 1 is finished and saved" in events[1].message
+    assert "what is done is saved first" in events[1].message
+
+
+@pytest.mark.parametrize("steps_before", [0, 3])
+def test_a_long_step_is_dropped_for_a_stop_and_done_again_later(
+    steps_before, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("repotune.training.pace.STOP_SECONDS", -1.0)  # each step is too long
+    straight, _, _, _ = run(tmp_path / "a", dropout=0.3)
+    _, result, events, _ = run(
+        tmp_path / "b",
+        dropout=0.3,
+        save_steps=100,
+        # Between the second and the third of four passes.
+        should_stop=lambda: len(model_passes) == 4 * steps_before + 2,
+        model=Counting(model_passes := [], dropout=0.3),
+    )
+    assert (result.interrupted, result.steps) == (True, steps_before)
+    assert len(losses(events)) == steps_before
+    if steps_before:
+        assert result.checkpoint == f"step-{steps_before:06d}"
+        second, _, _, _ = resumed(tmp_path / "b", dropout=0.3)
+    else:
+        assert result.checkpoint is None
+        second, _, _, _ = run(tmp_path / "b", dropout=0.3)
+    assert same(second.lora_state(), straight.lora_state())
+
+
+class Counting(TinyModel):
+    def __init__(self, passes, **options):
+        super().__init__(**options)
+        self.passes = passes
+
+    def loss_and_grad(self, row, **options):
+        self.passes.append(row)
+        return super().loss_and_grad(row, **options)
 
 
 def test_a_stop_in_the_last_step_is_a_stop_although_nothing_is_left_to_train(tmp_path):

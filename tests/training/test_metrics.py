@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from repotune.errors import DiskFull
-from repotune.events import Notice, StepDone
+from repotune.events import Healed, HeldoutMeasured, Notice, StepDone
 from repotune.training import log_metrics
 
 
@@ -20,8 +20,14 @@ def step(number, loss=0.5):
     )  # fmt: skip
 
 
+def logging(folder, reached=0, emit=lambda event: None, pause=lambda: False):
+    return log_metrics(
+        folder / "metrics.jsonl", folder / "tensorboard", reached=reached, emit=emit, pause=pause
+    )
+
+
 def log_steps(folder, numbers, *, reached=0, loss=0.5):
-    with log_metrics(folder / "metrics.jsonl", folder / "tensorboard", reached=reached) as log:
+    with logging(folder, reached) as log:
         log(Notice(message="not a step"))
         for number in numbers:
             log(step(number, loss))
@@ -45,7 +51,7 @@ def test_each_step_is_a_line_and_a_point(tmp_path):
 
 
 def test_a_line_is_on_disk_as_soon_as_its_step_is_done(tmp_path):
-    with log_metrics(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", reached=0) as log:
+    with logging(tmp_path) as log:
         log(step(1))
         assert [line["step"] for line in lines(tmp_path)] == [1]
 
@@ -69,7 +75,7 @@ def test_tensorboard_hides_the_steps_that_are_done_again(tmp_path):
 
 
 def test_a_skipped_step_has_a_line_and_no_point_of_its_gradient(tmp_path):
-    with log_metrics(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", reached=0) as log:
+    with logging(tmp_path) as log:
         log(replace(step(1), grad_norm=None, loss_scale=65536.0))
         log(replace(step(2), loss_scale=32768.0))
     found = [(line["grad_norm"], line["loss_scale"]) for line in lines(tmp_path)]
@@ -85,7 +91,7 @@ def test_a_run_that_begins_again_begins_with_empty_files(tmp_path):
 
 
 def test_a_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch):
-    with log_metrics(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", reached=0) as log:
+    with logging(tmp_path) as log:
 
         def full(path, *args, **options):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -96,7 +102,72 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch):
                 log(step(1))
 
 
+def test_a_full_disk_is_waited_for_and_no_line_is_lost_or_torn(tmp_path, monkeypatch):
+    said, left, real = [], [3], Path.open
+
+    class HalfAFile:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+        def write(self, data):
+            if left[0]:
+                self.file.write(data[:10])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data)
+
+    def opened(path, mode="r", *args, **options):
+        file = real(path, mode, *args, **options)
+        return HalfAFile(file) if mode == "ab" else file
+
+    def pause():
+        left[0] -= 1
+        return True
+
+    with logging(tmp_path, emit=lambda event: said.append(event.message), pause=pause) as log:
+        log(step(1))
+        monkeypatch.setattr(Path, "open", opened)
+        left[0] = 3
+        log(step(2))
+        monkeypatch.undo()
+        log(step(3))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    assert len(said) == 1
+    assert said[0].startswith("Paused. The disk is full")
+
+
+def test_held_out_losses_and_healing_are_lines_and_are_not_there_twice(tmp_path):
+    healed = Healed(step=2, remedy="less", rows_per_pass=1, tokens_per_pass=8, policy="input")
+    for reached in (0, 2):
+        with logging(tmp_path, reached) as log:
+            if reached == 0:
+                log(step(1))
+                log(step(2))
+                log(healed)
+            log(HeldoutMeasured(step=2, loss=1.5, is_best=True))
+    assert lines(tmp_path)[2:] == [
+        {"step": 2, "healed": "less"}, {"step": 2, "heldout_loss": 1.5},
+    ]  # fmt: skip
+    assert curve(tmp_path, "heldout/loss")[-1] == (2, 1.5)
+
+
+def test_curves_that_cannot_be_written_end_only_themselves(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file stands in the way")
+    said = []
+    with logging(tmp_path, emit=said.append) as log:
+        log(step(1))
+        log(step(2))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    (notice,) = said
+    assert "are not written any more" in notice.message
+    assert "metrics.jsonl has the same numbers" in notice.message
+
+
 def test_an_error_of_the_work_stays_what_it_is(tmp_path):
-    lines_path, board = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
-    with pytest.raises(OSError, match="of the work"), log_metrics(lines_path, board, reached=0):
+    with pytest.raises(OSError, match="of the work"), logging(tmp_path):
         raise OSError(errno.ENOSPC, "of the work")

@@ -107,3 +107,22 @@ def test_moments_on_the_host_give_the_same_weights_bit_for_bit(device):
         results.append((flat, optimizer.exp_avg["w"].cpu(), optimizer.exp_avg_sq["w"].cpu()))
     for resident, offloaded in zip(*results, strict=True):
         assert torch.equal(resident, offloaded)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_moments_that_move_to_the_host_on_the_way_change_nothing(device):
+    results = []
+    for moves in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        flat = torch.randn(CHUNK + 5, generator=generator).to(device)
+        flat.grad = torch.zeros_like(flat)
+        optimizer = AdamW(flat, {"w": flat}, weight_decay=0.1)
+        seen = optimizer.exp_avg  # as a checkpoint sees it
+        for step in range(3):
+            if moves and step == 1:
+                optimizer.move_to_host()
+            flat.grad.copy_(torch.randn(CHUNK + 5, generator=generator))
+            optimizer.step(0.01, figures=FINITE.to(device))
+        results.append((flat, seen["w"].cpu(), optimizer.exp_avg_sq["w"].cpu()))
+    for stayed, moved in zip(*results, strict=True):
+        assert torch.equal(stayed, moved)

@@ -38,6 +38,9 @@ class TinyModel:
         # Copies, as the decoder has: whoever forgets to refresh trains with old weights.
         self.copies = {name: t.clone().requires_grad_() for name, t in self.masters.items()}
 
+    def release(self):
+        pass
+
     def loss_and_grad(self, row, *, scale, policy, dropout_seed):
         loss = self.loss(row, dropout_seed)
         gradients = torch.autograd.grad(loss * scale, list(self.copies.values()))
@@ -118,8 +121,14 @@ def settings(checkpoints, **changes):
         "save_steps": 100,
         "checkpoints": checkpoints,
         "fingerprint": "tiny",
+        "about": {},
         "resume_from": None,
+        "heldout": None,
+        "replan": lambda tokens, policy: None,
+        "may_cut_rows": False,
+        "conditions": lambda: (),
         "emit": lambda event: None,
         "should_stop": lambda: False,
+        "pause": lambda: False,
         **changes,
     }

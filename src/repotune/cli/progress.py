@@ -11,6 +11,8 @@ from repotune.events import (
     CheckpointSaved,
     Emit,
     Event,
+    Healed,
+    HeldoutMeasured,
     Notice,
     StageDone,
     StageProgress,
@@ -29,10 +31,13 @@ _LINES_PER_TRAINING = 50
 
 @contextmanager
 def show_progress(stream: TextIO | None = None) -> Iterator[Emit]:
-    """A listener that writes to ``stream`` (stderr if None): a bar if it is a terminal."""
+    """A listener that writes to ``stream`` (stderr if None): a bar if it is a terminal.
+
+    A terminal that is closed, or a pipe that nobody reads, does not end the work.
+    """
     stream = stream or sys.stderr
     if not stream.isatty():
-        yield Lines(stream)
+        yield _while_it_is_seen(Lines(stream))
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -43,7 +48,22 @@ def show_progress(stream: TextIO | None = None) -> Iterator[Emit]:
         TextColumn("{task.fields[detail]}", markup=False),
         console=Console(file=stream),
     ) as progress:
-        yield Bars(progress)
+        yield _while_it_is_seen(Bars(progress))
+
+
+def _while_it_is_seen(show: Emit) -> Emit:
+    """``show`` until it cannot write any more."""
+    is_seen = True
+
+    def listener(event: Event) -> None:
+        nonlocal is_seen
+        if is_seen:
+            try:
+                show(event)
+            except OSError:
+                is_seen = False
+
+    return listener
 
 
 class Lines:
@@ -135,6 +155,11 @@ def _lasting_line(event: Event) -> str | None:
             return f"note: {message}"
         case CheckpointSaved(step=step, path=path):
             return f"checkpoint: step {step}, {path}"
+        case HeldoutMeasured(step=step, loss=loss, is_best=is_best):
+            lowest = ", the lowest so far" if is_best else ""
+            return f"held out: loss {loss:.4f} after step {step}{lowest}"
+        case Healed(step=step, remedy=remedy):
+            return f"healed: memory ran out in step {step}, which is done again: {remedy}"
         case _:
             return None
 

@@ -36,6 +36,9 @@ def tune_json(result: RunResult) -> dict[str, Any]:
         "tokens_per_second": result.tokens_per_second,
         "interrupted": result.interrupted,
         "adapter": result.adapter,
+        "best_step": result.best_step,
+        "heldout_loss": result.heldout_loss,
+        "stopped_early": result.stopped_early,
         "plan": outcome_json(result.outcome) if result.outcome else None,
         **(evaluation_json(evaluation) if evaluation else {"heldout_bits_per_byte": None}),
     }
@@ -76,6 +79,12 @@ def tune_text(result: RunResult) -> str:
         f"{result.tokens_per_second:,.0f} tokens/s; "
         f"{result.tokens_kept:.1%} of the corpus' tokens are in a row",
     ]
+    if result.best_step is not None:
+        early = ", stopped early" if result.stopped_early else ""
+        lines.append(
+            f"Best step  {result.best_step}: held-out loss {result.heldout_loss:.4f} nats per "
+            f"token{early}"
+        )
     if result.outcome is not None:
         lines.append(f"Plan       {outcome_text(result.outcome)}")
     if result.adapter is not None:

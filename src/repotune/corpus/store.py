@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from repotune.corpus.manifest import FileLine
-from repotune.durable import sync_file, writing
+from repotune.durable import sync_file, sync_folder, write_durably, writing
 from repotune.errors import RunError
 from repotune.records import CorpusSummary, Document, Split
 
@@ -79,8 +79,10 @@ def write_corpus(
             _write_table(partial / MANIFEST, _MANIFEST_SCHEMA, lines, _LINES_AT_ONCE)
             _write_table(partial / DOCUMENTS, _DOCUMENTS_SCHEMA, documents, _DOCUMENTS_AT_ONCE)
             text = json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n"
-            (partial / SUMMARY).write_text(text, encoding="utf-8", newline="\n")
+            write_durably(partial / SUMMARY, text.encode())
+            sync_folder(partial)
             partial.rename(folder)
+            sync_folder(folder.parent)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -2,11 +2,20 @@
 
 ``excerpts`` chooses what is read of which file, ``bits_per_byte`` scores it, ``bootstrap`` gives
 the interval; ``cursors`` chooses places in the files, ``continuation`` writes on from there,
-``completions`` compares; ``comparison`` is all of it, ``saved`` its file on disk.
+``completions`` compares; ``comparison`` is all of it, ``saved`` its file on disk. ``sample`` is a
+small part of it, for the time of the training.
 """
 
 from repotune.evaluation.comparison import evaluate
 from repotune.evaluation.completions import complete_at
+from repotune.evaluation.sample import sample_loss, sample_rows
 from repotune.evaluation.saved import read_evaluation, write_evaluation
 
-__all__ = ["complete_at", "evaluate", "read_evaluation", "write_evaluation"]
+__all__ = [
+    "complete_at",
+    "evaluate",
+    "read_evaluation",
+    "sample_loss",
+    "sample_rows",
+    "write_evaluation",
+]

@@ -11,14 +11,16 @@ from repotune.machine.calibrate import (
     for_precision,
     read_calibration,
 )
+from repotune.machine.disk import drive, free_bytes
 from repotune.machine.facts import JobNeeds, MachineFacts
 from repotune.machine.gather import gather
 from repotune.machine.identity import identify
 from repotune.machine.judge import conclude, expects_gpu, judge
-from repotune.machine.memory import Peak, cap_gpu, gpu_bytes, prepare_gpu
+from repotune.machine.memory import Peak, cap_gpu, gpu_bytes, gpu_room, prepare_gpu
 from repotune.machine.needs import CPU_RAM_BYTES, GPU_RAM_BYTES
 from repotune.machine.outcomes import track_record
 from repotune.machine.probe import find_device, precision_here, probe
+from repotune.machine.slowed import slowed_by
 from repotune.machine.store import (
     cache_folder,
     data_folder,
@@ -41,12 +43,15 @@ __all__ = [
     "cap_gpu",
     "conclude",
     "data_folder",
+    "drive",
     "ensure_rates",
     "expects_gpu",
     "find_device",
     "for_precision",
+    "free_bytes",
     "gather",
     "gpu_bytes",
+    "gpu_room",
     "identify",
     "judge",
     "judge_layer",
@@ -57,6 +62,7 @@ __all__ = [
     "read_outcomes",
     "read_rates",
     "record_outcome",
+    "slowed_by",
     "track_record",
     "try_layer",
     "write_rates",

@@ -9,12 +9,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import pynvml  # type: ignore[import-untyped]
 
 from repotune.machine.facts import GpuFacts, GpuProcess
 from repotune.machine.probe import process_name
+
+SLOWED: Final = (
+    pynvml.nvmlClocksThrottleReasonHwSlowdown
+    | pynvml.nvmlClocksThrottleReasonSwThermalSlowdown
+    | pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
+    | pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,22 @@ def ask_driver() -> DriverFacts | None:
             )
     except pynvml.NVMLError:
         return None
+
+
+def is_throttled() -> bool:
+    """Whether a GPU runs slower than it could because of heat, or of too little power.
+
+    That it stays within its power limit is usual and no such case. False where nobody can tell.
+    """
+    try:
+        with _library():
+            handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+            return any(
+                pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle) & SLOWED
+                for handle in handles
+            )
+    except pynvml.NVMLError:
+        return False
 
 
 @contextmanager

@@ -54,6 +54,13 @@ def gpu_bytes() -> int:
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 
+def gpu_room() -> int:
+    """What this process can have of the GPU's memory now, with what it has already, in bytes."""
+    import torch
+
+    return int(torch.cuda.mem_get_info(0)[0] + torch.cuda.memory_reserved(0))
+
+
 class Peak:
     """The most that this process takes from now on: reserved on a GPU, resident on a CPU."""
 

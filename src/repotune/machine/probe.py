@@ -69,6 +69,14 @@ def process_name(pid: int) -> str:
         return "?"
 
 
+def on_battery() -> bool:
+    """Whether this computer has a battery and lives on it; False where nobody can tell."""
+    if sys.platform == "darwin" or sys.platform == "win32" or sys.platform.startswith("linux"):
+        battery = psutil.sensors_battery()
+        return battery is not None and battery.power_plugged is False
+    return False
+
+
 def ram() -> tuple[int, int]:
     """The host's memory in all, and what a run may still take of it, in bytes."""
     memory = psutil.virtual_memory()

@@ -71,7 +71,10 @@ class Offloader:
             buffers.clear()
 
     def release(self) -> None:
-        """Let go of all memory, the host's too; nothing may be parked or on its way."""
+        """Let go of all memory, the host's too; what a broken pass had parked is forgotten."""
+        torch.cuda.synchronize(self._device)  # copies that are on their way end first
+        self._parked.clear()
+        self._fetched.clear()
         self.end_forward()
         self.end_backward()
         self._host.clear()

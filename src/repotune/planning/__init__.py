@@ -11,11 +11,14 @@ from repotune.planning.duration import duration, span
 from repotune.planning.fit import fastest, fit
 from repotune.planning.memory import (
     Setup,
+    lora_parameters,
     memory_parts,
+    moments_bytes,
     packed_documents,
     parameters,
     resident_bytes,
     saved_layer_bytes,
+    weight_bytes,
     working_bytes,
 )
 from repotune.planning.offers import offer_costs
@@ -49,8 +52,10 @@ __all__ = [
     "gpu_context",
     "gpu_target",
     "least_gpu_bytes",
+    "lora_parameters",
     "machine_target",
     "memory_parts",
+    "moments_bytes",
     "offer_costs",
     "packed_documents",
     "parameters",
@@ -61,6 +66,7 @@ __all__ = [
     "smaller_model",
     "span",
     "suited_config",
+    "weight_bytes",
     "with_preset",
     "working_bytes",
 ]

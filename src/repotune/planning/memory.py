@@ -28,9 +28,9 @@ WORKSPACE: Final = 64 * 2**20
 """Of cuBLAS and cuBLASLt, as PyTorch sets them for Hopper; 16 MiB on older GPUs."""
 STAGED_LAYERS: Final = 2
 """Of ``model.offload``: sets that layers arrive in. The forward has three, and then less beside."""
-SEGMENTS: Final = 60 * 2**20
+SEGMENTS: Final = 40 * 2**20
 """What the allocator rounds up, whatever the step."""
-UNMERGED: Final = 3.4
+UNMERGED: Final = 3.0
 """Tensors of the queries' size in holes that the allocator holds: fitted, see ``benchmarks``."""
 MEAN_DOCUMENT: Final = 700
 """Tokens of a piece of a file in packed rows."""
@@ -325,7 +325,7 @@ def memory_parts(setup: Setup, policy: Policy) -> tuple[MemoryPart, ...]:
         _part("weight buffer", fixed, "largest stack, cuBLAS 64 MiB", "frozen"),
         _part("backward", scratch_bytes(setup, savings), "T·w·buffers of a layer", "layer"),
         _part("attention", attention_bytes(setup), "T·(w(3Q+2K)+4Q+8·heads)", "attention"),
-        _part("allocator", slack_bytes(setup), "60 MiB + 3.4·T·w·Q", MEASURED),
+        _part("allocator", slack_bytes(setup), "40 MiB + 3·T·w·Q", MEASURED),
     ]
     return tuple(part for part in parts if part.bytes)
 

@@ -58,8 +58,8 @@ HOST_GIB: Final = Range(low=1.5, expected=2.5, high=4.5)
 CPU_HOST_GIB: Final = Range(low=0.4, expected=0.6, high=1.2)
 CORPUS_SHARE: Final = Range(low=0.3, expected=1.0, high=3.0)
 """Of the tree's bytes, held in memory while it is read and packed."""
-CHECKPOINTS: Final = Range(low=1, expected=2, high=3)
-"""Kept are the newest two; a third exists while it is written."""
+CHECKPOINTS: Final = Range(low=1, expected=3, high=4)
+"""Kept are the best and the newest two; another exists while it is written."""
 CHECKPOINT_BYTES: Final = 12
 """Per LoRA parameter: fp32 weight and Adam's two moments."""
 ADAPTER_BYTES: Final = 4

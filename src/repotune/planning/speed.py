@@ -33,7 +33,7 @@ and 462 ms of work and 119 ms of host time that is 121, 141 and 463 ms: 119, 142
 measured for 1 × 1024, 1 × 2048 and 4 × 2048."""
 GRAPH_NUMBERS: Final = 2**24
 """Of ``model.graphs``: a pass of at most so many T·D is replayed, and waits for no host."""
-GRAPH_OPERATION: Final = 6.5e-6
+GRAPH_OPERATION: Final = 5.2e-6
 """Seconds that a GPU takes for an operation however small it is. With the work they take
 (work^2 + operations^2)^(1/2) of a replayed pass: fitted to 0.1 to 13 billion parameters on an H100,
 see ``benchmarks``."""

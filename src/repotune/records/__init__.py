@@ -33,11 +33,13 @@ from repotune.records.run import (
     RopeScaling,
     Row,
     RowsSummary,
+    RunFinding,
     RunResult,
     Saving,
     Shape,
     Split,
     TrainResult,
+    Verification,
 )
 from repotune.records.tables import CloudOffer, Gpu, GpuMatch, KnownModel, PageClaim, Preset
 
@@ -81,10 +83,12 @@ __all__ = [
     "RopeScaling",
     "Row",
     "RowsSummary",
+    "RunFinding",
     "RunResult",
     "Saving",
     "Shape",
     "Split",
     "TrainResult",
     "Verdict",
+    "Verification",
 ]

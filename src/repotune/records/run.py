@@ -267,6 +267,12 @@ class TrainResult:
     interrupted: bool
     checkpoint: str | None
     """The newest checkpoint's folder name, or None."""
+    best_step: int | None = None
+    """The step of the lowest held-out loss, whose weights are exported; None: the last step's."""
+    heldout_loss: float | None = None
+    """After that step, nats per target of the fixed sample."""
+    stopped_early: bool = False
+    """Whether the held-out loss had not fallen for as long as the patience allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,3 +289,29 @@ class RunResult:
     evaluation: Evaluation | None
     outcome: Outcome | None = None
     """What was predicted and measured; None where nothing could be predicted."""
+    best_step: int | None = None
+    """The step whose weights were exported, by the held-out loss; None: the last."""
+    heldout_loss: float | None = None
+    """After it, nats per target of a fixed sample."""
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinding:
+    """One thing that was checked of a run."""
+
+    what: str
+    ok: bool
+    detail: str
+    """What is wrong, or what was found, as a phrase."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What ``verify`` found."""
+
+    run: str
+    ok: bool
+    findings: tuple[RunFinding, ...]
+    advice: tuple[str, ...]
+    """Sentences: what can be saved, and how."""

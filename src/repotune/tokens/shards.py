@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from repotune.durable import sync_file, writing
+from repotune.durable import sync_file, sync_folder, write_durably, writing
 from repotune.errors import RunError
 from repotune.records import IGNORE, IntArray, Row, RowsSummary
 from repotune.tokens.pieces import Piece
@@ -97,9 +97,10 @@ def write_rows(
             sync_file(partial / ROWS)
             content = {**header, "shards": shards, "summary": asdict(summary)}
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-            (partial / TOKENS).write_text(text, encoding="utf-8", newline="\n")
-            sync_file(partial / TOKENS)
+            write_durably(partial / TOKENS, text.encode())
+            sync_folder(partial)
             partial.rename(folder)
+            sync_folder(folder.parent)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -3,8 +3,9 @@
     checkpoints/step-000050/
       lora.safetensors        the fp32 LoRA matrices
       optimizer.safetensors   AdamW's moments: <name>.exp_avg, <name>.exp_avg_sq
-      state.json              step, cursor in the order of rows, seed, fingerprint, losses,
-                              and the loss scale of a run in fp16
+      state.json              step, cursor in the order of rows, seed, fingerprint, losses, the best
+                              step so far, the loss scale of a run in fp16; and the run's
+                              configuration and versions, for people
       digests.json            SHA-256 of the three; written last, it says that they are complete
 
 A checkpoint is written under a name that starts with a dot, each file and the folder synced, and
@@ -19,16 +20,19 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from repotune.durable import sync_folder, write_durably, writing
+from repotune.durable import sync_folder, write_durably, write_parts_durably, writing
 from repotune.errors import CheckpointError, DiskFull
 from repotune.events import Emit, Notice
 from repotune.training.loss_scale import LossScale
@@ -39,11 +43,28 @@ LORA, OPTIMIZER, STATE, DIGESTS = (
     "state.json",
     "digests.json",
 )
-FORMAT = 2
+FORMAT = 3
 WHOLE = "; what was saved before is whole"
+THEN = "the run goes on by itself, or later with --resume"
 _NAME = re.compile(r"step-(\d{6,})")
+_PART_BYTES = 2**22
+"""Written at once: few calls of the disk, and a moment's work beside the training."""
 _OVERHEAD_BYTES = 2**20
 """More than the headers, ``state.json`` and ``digests.json`` take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """How the loss on held-out code went so far."""
+
+    step: int = 0
+    """After this step it was lowest; 0: it was not measured yet."""
+    loss: float | None = None
+    """It was this then, mean nats per target."""
+    measured: int = 0
+    """The last step after which it was measured."""
+    worse: int = 0
+    """Measurements since the best one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +90,9 @@ class Checkpoint:
     lora: Mapping[str, Tensor]
     exp_avg: Mapping[str, Tensor]
     exp_avg_sq: Mapping[str, Tensor]
+    best: Best = Best()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that tell people what the run is; nothing depends on them."""
 
     @property
     def skipped(self) -> int:
@@ -81,11 +105,14 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def prepare(folder: Path, lora: Mapping[str, Tensor], *, checkpoints: int) -> None:
+def prepare(
+    folder: Path, lora: Mapping[str, Tensor], *, checkpoints: int, then: str = "go on with --resume"
+) -> None:
     """Make ``folder``, remove what a crash left there, and see that the disk has room.
 
     A checkpoint takes the bytes of the weights three times (weights, two moments) and at most
-    1 MiB. Raises DiskFull unless that many fit, RunError if the folder cannot be made.
+    1 MiB. Raises DiskFull unless that many fit, RunError if the folder cannot be made; ``then`` is
+    its last clause.
     """
     need = checkpoints * (3 * sum(tensor.nbytes for tensor in lora.values()) + _OVERHEAD_BYTES)
     with writing(folder, note=WHOLE):
@@ -94,8 +121,8 @@ def prepare(folder: Path, lora: Mapping[str, Tensor], *, checkpoints: int) -> No
         free = shutil.disk_usage(folder).free
     if need > free:
         raise DiskFull(
-            f"Checkpoints need {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB is free in {folder}: "
-            f"free {(need - free) / 1e6:,.0f} MB more and go on with --resume."
+            f"Checkpoints need {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB is free in {folder}"
+            f"{WHOLE}: free {(need - free) / 1e6:,.0f} MB more and {then}."
         )
 
 
@@ -106,15 +133,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     final = checkpoint_path(folder, checkpoint.step)
     partial = _hidden(final, "partial")
-    prepare(folder, checkpoint.lora, checkpoints=1)
-    with writing(final, note=WHOLE):
+    prepare(folder, checkpoint.lora, checkpoints=1, then=THEN)
+    with writing(final, note=WHOLE, then=THEN):
         try:
             partial.mkdir()
             digests = {}
-            for name, content in _CONTENTS.items():
-                data = content(checkpoint)
-                digests[name] = hashlib.sha256(data).hexdigest()
-                write_durably(partial / name, data)
+            for name, parts in _CONTENTS.items():
+                digests[name] = write_parts_durably(partial / name, parts(checkpoint))
             write_durably(partial / DIGESTS, _seal(digests))
             sync_folder(partial)
             if final.exists():  # a damaged one, or `latest` would have gone on from it
@@ -128,10 +153,16 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     return final
 
 
+def damages(folder: Path) -> dict[Path, str | None]:
+    """Every checkpoint in ``folder``, newest first, and what is wrong with it, if anything."""
+    paths = sorted(_checkpoints(folder), key=_step, reverse=True)
+    return {path: damage_of(path) for path in paths}
+
+
 def latest(folder: Path, emit: Emit) -> Path | None:
     """The newest checkpoint in ``folder`` that is whole, or None; damaged ones are named."""
     for path in sorted(_checkpoints(folder), key=_step, reverse=True):
-        damage = _damage(path)
+        damage = damage_of(path)
         if damage is None:
             return path
         emit(Notice(message=f"Checkpoint {path.name} is not used: {damage}."))
@@ -144,7 +175,7 @@ def load(path: Path, *, like: Mapping[str, Tensor], fingerprint: str) -> Checkpo
     Raises CheckpointError if it is damaged, was made with another ``fingerprint``, or holds
     tensors of other names, shapes or types.
     """
-    damage = _damage(path)
+    damage = damage_of(path)
     if damage is not None:
         raise CheckpointError(
             f"Checkpoint {path} is damaged: {damage}; remove it to go on from the one before it."
@@ -177,6 +208,8 @@ def load(path: Path, *, like: Mapping[str, Tensor], fingerprint: str) -> Checkpo
         lora=lora,
         exp_avg={name: moments[f"{name}.exp_avg"] for name in like},
         exp_avg_sq={name: moments[f"{name}.exp_avg_sq"] for name in like},
+        best=Best(**state["best"]),
+        about=state["about"],
     )
 
 
@@ -190,15 +223,15 @@ def prune(folder: Path, keep: Collection[int]) -> None:
     _remove_leftovers(folder)
 
 
-def _lora_bytes(checkpoint: Checkpoint) -> bytes:
-    return _safetensors_bytes(checkpoint.lora)
+def _lora_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
+    return _safetensors_parts(checkpoint.lora)
 
 
-def _optimizer_bytes(checkpoint: Checkpoint) -> bytes:
-    return _safetensors_bytes(_moments(checkpoint.exp_avg, checkpoint.exp_avg_sq))
+def _optimizer_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
+    return _safetensors_parts(_moments(checkpoint.exp_avg, checkpoint.exp_avg_sq))
 
 
-def _state_bytes(checkpoint: Checkpoint) -> bytes:
+def _state_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
     state = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -208,22 +241,44 @@ def _state_bytes(checkpoint: Checkpoint) -> bytes:
         "fingerprint": checkpoint.fingerprint,
         "first_loss": checkpoint.first_loss,
         "last_loss": checkpoint.last_loss,
+        "best": asdict(checkpoint.best),
+        "about": dict(checkpoint.about),
         "loss_scale": None if checkpoint.loss_scale is None else asdict(checkpoint.loss_scale),
     }
-    return json.dumps(state, indent=2, allow_nan=False).encode()
+    yield json.dumps(state, indent=2, allow_nan=False).encode()
 
 
-_CONTENTS: Mapping[str, Callable[[Checkpoint], bytes]] = {
-    LORA: _lora_bytes,
-    OPTIMIZER: _optimizer_bytes,
-    STATE: _state_bytes,
+_CONTENTS: Mapping[str, Callable[[Checkpoint], Iterator[bytes]]] = {
+    LORA: _lora_parts,
+    OPTIMIZER: _optimizer_parts,
+    STATE: _state_parts,
 }
-"""File -> what it holds; made one after the other, so that only one lies in memory."""
+"""File -> what it holds, part by part, so that little of it lies in memory twice."""
 
 
-def _safetensors_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    # Bytes rather than save_file: its errors carry no errno, and it cannot be synced or digested.
-    return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()})
+def _safetensors_parts(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
+    """The safetensors file of fp32 tensors: length and text of its header, then their bytes.
+
+    The library makes it at once, and meanwhile no other thread runs: the training would stand still
+    for a second. Its own errors, and those of its files, carry no errno either.
+    """
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        assert tensor.dtype == torch.float32
+        begin, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end],
+        }  # fmt: skip
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    some, size = [struct.pack("<Q", len(text)) + text], 0
+    for tensor in tensors.values():
+        some.append(tensor.detach().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
+        size += tensor.nbytes
+        if size >= _PART_BYTES:
+            yield b"".join(some)
+            some, size = [], 0
+    yield b"".join(some)
 
 
 def _moments(exp_avg: Mapping[str, Tensor], exp_avg_sq: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -237,7 +292,7 @@ def _seal(digests: Mapping[str, str]) -> bytes:
     return json.dumps({"sha256": dict(digests)}, indent=2).encode()
 
 
-def _damage(path: Path) -> str | None:
+def damage_of(path: Path) -> str | None:
     """What is wrong with the checkpoint at ``path``, as a phrase, or None."""
     digests, sealed = {}, b""
     for name in (DIGESTS, *_CONTENTS):

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from repotune.errors import TrainingError
-from repotune.events import CheckpointSaved, Emit, Notice, StageDone, StageStarted, StepDone
+import torch
+
+from repotune.errors import DoesNotFit, RepotuneError, TrainingError
+from repotune.events import Emit, Notice, StageDone, StageStarted
 from repotune.records import Policy, TrainResult
-from repotune.training.checkpoint import Checkpoint, checkpoint_path, load, prepare, prune, save
+from repotune.training.checkpoint import Checkpoint
+from repotune.training.healing import HalfUpdated, Memory, Passes, Replan, explaining_a_lost_gpu
+from repotune.training.heldout import Heldout, is_due, is_over, measured
 from repotune.training.loss_scale import LEAST, LossScale
 from repotune.training.optimizer import AdamW
-from repotune.training.order import Rows, SampleOrder
+from repotune.training.order import Rows, SampleOrder, cut
+from repotune.training.pace import Dropped, Pace, Stop
+from repotune.training.saver import Saver
 from repotune.training.schedule import LrSchedulerType, learning_rate_at, warmup_steps
 from repotune.training.step import StepFigures, Trainable, train_step
+from repotune.training.watch import Conditions, Watch, watching
 
-KEPT_CHECKPOINTS = 2
 _STAGE = "training"
-_WINDOW_STEPS = 20
-"""Speed is the mean over this many steps: steady enough to read, and it follows the machine."""
 
 
 def total_steps(
@@ -43,40 +48,30 @@ def total_steps(
 
 
 def train(
-    decoder: Trainable,
-    rows: Rows,
-    *,
-    batch_size: int,
-    gradient_accumulation_steps: int,
-    rows_per_pass: int,
-    steps: int,
-    learning_rate: float,
-    lr_scheduler_type: LrSchedulerType,
-    warmup_ratio: float,
-    weight_decay: float,
-    max_grad_norm: float,
-    seed: int,
-    policy: Policy,
-    dropout: bool,
-    loss_scale: LossScale | None,
-    save_steps: int,
-    checkpoints: Path,
-    fingerprint: str,
-    resume_from: Checkpoint | None,
-    emit: Emit,
-    should_stop: Callable[[], bool],
-) -> TrainResult:
+    decoder: Trainable, rows: Rows, *, batch_size: int, gradient_accumulation_steps: int,
+    rows_per_pass: int, steps: int, learning_rate: float, lr_scheduler_type: LrSchedulerType,
+    warmup_ratio: float, weight_decay: float, max_grad_norm: float, seed: int, policy: Policy,
+    dropout: bool, loss_scale: LossScale | None, save_steps: int, checkpoints: Path,
+    fingerprint: str, about: Mapping[str, Any], resume_from: Checkpoint | None,
+    heldout: Heldout | None, replan: Replan, may_cut_rows: bool, conditions: Conditions, emit: Emit,
+    should_stop: Callable[[], bool], pause: Callable[[], bool],
+) -> TrainResult:  # fmt: skip
     """Train ``decoder`` in place to ``steps`` optimizer steps, from ``resume_from`` or from 0.
 
-    A checkpoint, marked with ``fingerprint``, goes into ``checkpoints`` every ``save_steps`` and at
-    the end. ``rows_per_pass`` rows go through the model at once: the result is the same (but for
-    dropout, which is drawn by pass), and the memory is not. ``dropout``: whether the rows get
-    seeds for it. ``loss_scale``: fp16's, to start with (see ``loss_scale.py``); None: none. After a
-    step at which ``should_stop`` says yes, the step is saved and the result is ``interrupted``. On
-    a CPU a resumed run is, bit for bit, the uninterrupted one.
+    A checkpoint, marked with ``fingerprint`` and ``about``, goes into ``checkpoints`` every
+    ``save_steps``, at each held-out measurement and at the end; while the disk is full, each
+    ``pause`` is followed by another try until it says no. ``rows_per_pass`` rows go through the
+    model at once: the result is the same (but for dropout, which is drawn by pass), and the memory
+    is not. Where it runs out, ``replan`` says what to do (see ``healing``), and ``may_cut_rows``
+    what is allowed. ``dropout``: whether the rows get seeds for it; ``loss_scale``: fp16's, to
+    start with, None: none. Where ``should_stop`` says yes, what is done is saved and the result is
+    ``interrupted``; a step that would take long is dropped, and done again when the run is resumed.
+    At the end the weights are those of the lowest held-out loss, if that was measured. On a CPU a
+    resumed run is, bit for bit, the uninterrupted one.
 
-    Raises TrainingError if a loss is not finite, a gradient is not even with a loss scale of 1, or
-    there is nothing to learn from; DiskFull or RunError if a checkpoint cannot be written.
+    Raises TrainingError if a loss is not finite, a gradient is not even with a loss scale of 1,
+    there is nothing to learn from or the GPU is lost, DoesNotFit if memory runs out whatever is
+    done, DiskFull or RunError if a checkpoint cannot be written.
     """
     started = time.perf_counter()
     global_batch = batch_size * gradient_accumulation_steps
@@ -85,41 +80,138 @@ def train(
         decoder.lora_flat(), decoder.lora_state(), weight_decay=weight_decay,
         on_host=policy.optimizer_offloaded,
     )  # fmt: skip
-    reached = _start(decoder, optimizer, resume_from, loss_scale, seed, fingerprint)
-    saver = _Saver(checkpoints, reached, saves=math.ceil((steps - reached.step) / save_steps))
-    order = SampleOrder(rows, seed=seed, dropout=dropout)
-    rate_at = partial(
-        learning_rate_at, steps=steps, warmup=warmup_steps(warmup_ratio, steps),
-        peak=learning_rate, kind=lr_scheduler_type,
+    reached = _start(decoder, optimizer, resume_from, loss_scale, seed, fingerprint, about)
+    saver = Saver(
+        checkpoints, reached, saves=_saves(steps - reached.step, save_steps, heldout),
+        keeps_best=heldout is not None, emit=emit, pause=pause,
     )  # fmt: skip
-    pace, stop = _Pace(steps), _Stop(should_stop, emit)
+    memory = Memory(
+        Passes(policy=policy, rows=rows_per_pass), replan=replan,
+        release=partial(_release, decoder), may_cut_rows=may_cut_rows, emit=emit,
+    )  # fmt: skip
+    pace, stop = Pace(steps), Stop(should_stop, emit)
     emit(StageStarted(stage=_STAGE, total=steps, unit="steps"))
-    while reached.step < steps and not stop.asked:
-        step, rate = reached.step + 1, rate_at(reached.step)
-        figures = train_step(
-            decoder, optimizer, order.batch(reached.cursor, global_batch), step=step,
-            learning_rate=rate, max_grad_norm=max_grad_norm, policy=policy,
-            rows_per_pass=rows_per_pass,
-            loss_scale=None if reached.loss_scale is None else reached.loss_scale.value,
-            between_passes=partial(stop.ask, step),
+    with watching(emit, conditions) as watch:
+        run = _Run(
+            decoder=decoder, optimizer=optimizer,
+            order=SampleOrder(rows, seed=seed, dropout=dropout), memory=memory,
+            saver=saver, heldout=heldout, watch=watch, pace=pace, stop=stop,
+            emit=emit, steps=steps, global_batch=global_batch, save_steps=save_steps,
+            max_grad_norm=max_grad_norm,
+            rate_at=partial(
+                learning_rate_at, steps=steps, warmup=warmup_steps(warmup_ratio, steps),
+                peak=learning_rate, kind=lr_scheduler_type,
+            ),
         )  # fmt: skip
-        reached = _advance(reached, figures, global_batch, emit)
-        emit(pace.step_done(step, rate, figures))
-        stop.ask(step)
-        if step % save_steps == 0 or step == steps or stop.asked:
-            emit(saver.save(reached, learned=rate > 0 and figures.grad_norm is not None))
+        with explaining_a_lost_gpu(lambda: saver.newest):
+            try:
+                reached = run.from_here(reached)
+                saver.finish()
+            except BaseException:
+                saver.abandon()
+                raise
+    stopped_early = reached.step < steps and is_over(reached, heldout)
+    _tell_end(reached, stopped_early, emit)
+    if not stop.asked:
+        _take_best(decoder, saver, reached)
     seconds = time.perf_counter() - started
-    emit(StageDone(stage=_STAGE, summary=_summary(reached)))
     return TrainResult(
-        steps=reached.step,
-        tokens=reached.tokens,
-        seconds=seconds,
-        tokens_per_second=pace.tokens / seconds,
-        first_loss=reached.first_loss,
-        last_loss=reached.last_loss,
-        interrupted=stop.asked,
-        checkpoint=saver.newest,
-    )
+        steps=reached.step, tokens=reached.tokens, seconds=seconds,
+        tokens_per_second=pace.tokens / seconds, first_loss=reached.first_loss,
+        last_loss=reached.last_loss, interrupted=stop.asked, checkpoint=saver.newest,
+        best_step=reached.best.step or None, heldout_loss=reached.best.loss,
+        stopped_early=stopped_early,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What the steps of one process need."""
+
+    decoder: Trainable
+    optimizer: AdamW
+    order: SampleOrder
+    memory: Memory
+    saver: Saver
+    heldout: Heldout | None
+    watch: Watch
+    pace: Pace
+    stop: Stop
+    emit: Emit
+    steps: int
+    global_batch: int
+    save_steps: int
+    max_grad_norm: float
+    rate_at: Callable[[int], float]
+
+    def from_here(self, reached: Checkpoint) -> Checkpoint:
+        """Step after step, until all are done, there is no use in more, or somebody asks to stop.
+
+        What is due follows from ``reached`` alone, so a resumed run does what an uninterrupted one
+        would do next.
+        """
+        while not self.stop.asked:
+            if self.heldout is not None and is_due(reached, self.heldout, self.steps):
+                reached = measured(reached, self.heldout, self.emit)
+                self.stop.ask()
+            elif reached.step >= self.steps or is_over(reached, self.heldout):
+                break
+            else:
+                try:
+                    reached = self._next(reached)
+                except HalfUpdated:
+                    raise
+                except (TrainingError, DoesNotFit):
+                    with suppress(RepotuneError):  # the step's own error says more
+                        self._save(reached)  # the weights are those of the last good step
+                        self.saver.finish()
+                    raise
+                self._save_if_due(reached)
+        return reached
+
+    def _next(self, reached: Checkpoint) -> Checkpoint:
+        """The state a step later; the same one if the step was dropped because of a stop."""
+        step, rate = reached.step + 1, self.rate_at(reached.step)
+        samples = self.order.batch(reached.cursor, self.global_batch)
+
+        def attempt(passes: Passes) -> StepFigures:
+            if passes.policy.optimizer_offloaded:
+                self.optimizer.move_to_host()
+            cut_samples = cut(samples, passes.cuts)
+            self.stop.begin_step(passes=math.ceil(len(cut_samples) / passes.rows))
+            return train_step(
+                self.decoder, self.optimizer, cut_samples, step=step, learning_rate=rate,
+                max_grad_norm=self.max_grad_norm, policy=passes.policy, rows_per_pass=passes.rows,
+                loss_scale=None if reached.loss_scale is None else reached.loss_scale.value,
+                between_passes=self.stop.between_passes,
+            )  # fmt: skip
+
+        self.watch.begin()
+        try:
+            figures = self.memory.run(
+                attempt, step=step, tokens_per_row=len(samples[0].row.input_ids),
+                updates=lambda: self.optimizer.updates,
+            )  # fmt: skip
+        except Dropped:
+            return reached
+        reached = _advance(reached, figures, self.global_batch, self.emit)
+        self.emit(self.pace.step_done(step, rate, figures))
+        self.watch.done(step, figures.loss)
+        self.saver.tell()
+        self.stop.end_step()
+        return reached
+
+    def _save_if_due(self, reached: Checkpoint) -> None:
+        at_end = reached.step == self.steps or self.stop.asked
+        at_measurement = is_due(reached, self.heldout, self.steps)
+        if at_end or at_measurement or reached.step % self.save_steps == 0:
+            self._save(reached)
+
+    def _save(self, reached: Checkpoint) -> None:
+        if reached.step and not self.saver.has(reached.step):
+            # A step that overflowed changed nothing.
+            updated = reached.loss_scale is None or reached.loss_scale.clean_steps > 0
+            self.saver.begin(reached, learned=self.rate_at(reached.step - 1) > 0 and updated)
 
 
 def _check_rows(rows: int, global_batch: int, emit: Emit) -> None:
@@ -136,13 +228,9 @@ def _check_rows(rows: int, global_batch: int, emit: Emit) -> None:
 
 
 def _start(
-    decoder: Trainable,
-    optimizer: AdamW,
-    resume_from: Checkpoint | None,
-    loss_scale: LossScale | None,
-    seed: int,
-    fingerprint: str,
-) -> Checkpoint:
+    decoder: Trainable, optimizer: AdamW, resume_from: Checkpoint | None,
+    loss_scale: LossScale | None, seed: int, fingerprint: str, about: Mapping[str, Any],
+) -> Checkpoint:  # fmt: skip
     """The state before the first step of this process, over the live tensors."""
     state = decoder.lora_state()
     fresh = Checkpoint(
@@ -157,6 +245,7 @@ def _start(
         lora=state,
         exp_avg=optimizer.exp_avg,
         exp_avg_sq=optimizer.exp_avg_sq,
+        about=about,
     )
     if resume_from is None:
         return fresh
@@ -175,6 +264,7 @@ def _start(
         tokens=resume_from.tokens,
         first_loss=resume_from.first_loss,
         last_loss=resume_from.last_loss,
+        best=resume_from.best,
         loss_scale=resume_from.loss_scale,
     )
 
@@ -192,6 +282,12 @@ def _advance(
         last_loss=figures.loss,
         loss_scale=_next_scale(reached, figures, emit),
     )
+
+
+def _saves(steps: int, save_steps: int, heldout: Heldout | None) -> int:
+    """At most so many checkpoints are written in ``steps`` steps."""
+    measurements = 0 if heldout is None else math.ceil(steps / heldout.every_steps)
+    return math.ceil(steps / save_steps) + measurements
 
 
 def _next_scale(reached: Checkpoint, figures: StepFigures, emit: Emit) -> LossScale | None:
@@ -215,87 +311,33 @@ def _next_scale(reached: Checkpoint, figures: StepFigures, emit: Emit) -> LossSc
     return after
 
 
-def _summary(reached: Checkpoint) -> str:
+def _release(decoder: Trainable) -> None:
+    decoder.release()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _tell_end(reached: Checkpoint, stopped_early: bool, emit: Emit) -> None:
+    best = reached.best
+    if stopped_early:
+        emit(
+            Notice(
+                message=f"Stopped early: the held-out loss was not lower in {best.worse} "
+                f"measurements than the {best.loss:.4f} after step {best.step}."
+            )
+        )
     skipped = f" ({reached.skipped} skipped)" if reached.skipped else ""
-    return f"{reached.step} steps{skipped}, {reached.tokens:,} tokens"
+    summary = f"{reached.step} steps{skipped}, {reached.tokens:,} tokens"
+    emit(StageDone(stage=_STAGE, summary=summary))
 
 
-class _Saver:
-    """Saves checkpoints, proves the first by reading it back, keeps the newest two."""
-
-    def __init__(self, folder: Path, reached: Checkpoint, *, saves: int) -> None:
-        self._folder = folder
-        self._kept = deque([reached.step] if reached.step else [], maxlen=KEPT_CHECKPOINTS)
-        self._proven = False
-        # The next one is written before the oldest goes.
-        at_once = min(saves, KEPT_CHECKPOINTS + 1 - len(self._kept))
-        prepare(folder, reached.lora, checkpoints=at_once)
-
-    @property
-    def newest(self) -> str | None:
-        return checkpoint_path(self._folder, self._kept[-1]).name if self._kept else None
-
-    def save(self, reached: Checkpoint, *, learned: bool) -> CheckpointSaved:
-        """``learned``: the learning rate has been above zero, so the adapter must do something."""
-        started = time.perf_counter()
-        if learned and not any(t.any() for name, t in reached.lora.items() if ".lora_B." in name):
-            raise TrainingError(
-                f"After step {reached.step} every LoRA B matrix is still zero, so the adapter "
-                "would change nothing: raise learning_rate."
-            )
-        path = save(self._folder, reached)
-        if not self._proven:
-            load(path, like=reached.lora, fingerprint=reached.fingerprint)
-            self._proven = True
-        self._kept.append(reached.step)
-        prune(self._folder, keep=self._kept)
-        return CheckpointSaved(
-            step=reached.step, path=str(path), seconds=time.perf_counter() - started
-        )
-
-
-class _Pace:
-    """How fast it goes, and for how long still."""
-
-    def __init__(self, steps: int) -> None:
-        self.tokens = 0
-        self._steps = steps
-        self._window: deque[tuple[float, int]] = deque(maxlen=_WINDOW_STEPS)
-        self._last = time.perf_counter()
-
-    def step_done(self, step: int, learning_rate: float, figures: StepFigures) -> StepDone:
-        """The event for ``step``, whose time is all that passed since the one before."""
-        now = time.perf_counter()
-        self._window.append((now - self._last, figures.tokens))
-        self._last = now
-        self.tokens += figures.tokens
-        seconds = sum(seconds for seconds, _ in self._window)
-        return StepDone(
-            step=step,
-            steps=self._steps,
-            loss=figures.loss,
-            grad_norm=figures.grad_norm,
-            learning_rate=learning_rate,
-            loss_scale=figures.loss_scale,
-            tokens=figures.tokens,
-            tokens_per_second=sum(tokens for _, tokens in self._window) / seconds,
-            seconds_left=(self._steps - step) * seconds / len(self._window),
-        )
-
-
-class _Stop:
-    """Asks whether to stop, and says once that it heard, since a step can take a minute."""
-
-    def __init__(self, should_stop: Callable[[], bool], emit: Emit) -> None:
-        self.asked = False
-        self._should_stop, self._emit = should_stop, emit
-
-    def ask(self, step: int) -> None:
-        if not self.asked and self._should_stop():
-            self.asked = True
-            self._emit(
-                Notice(
-                    message=f"Stopping: step {step} is finished and saved first; "
-                    "a second Ctrl-C stops at once."
-                )
-            )
+def _take_best(decoder: Trainable, saver: Saver, reached: Checkpoint) -> None:
+    """Give the decoder the weights of the lowest held-out loss, if that is an earlier step's."""
+    if reached.best.step in (0, reached.step):
+        return
+    state = decoder.lora_state()
+    best = saver.load_best(reached, like=state)
+    if best is not None:
+        for name, tensor in best.lora.items():
+            state[name].copy_(tensor)
+        decoder.refresh()

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from repotune.durable import write_durably, writing
-from repotune.events import Emit, Event, StepDone
+from repotune.durable import when_there_is_room, write_durably, writing
+from repotune.events import Emit, Event, Healed, HeldoutMeasured, Notice, StepDone
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _WHOLE = "; what was saved before is whole"
 _CURVES = ("loss", "grad_norm", "learning_rate", "loss_scale", "tokens_per_second")
@@ -17,36 +24,101 @@ _FLUSH_SECONDS = 10
 
 
 @contextmanager
-def log_metrics(lines: Path, tensorboard: Path, *, reached: int) -> Iterator[Emit]:
-    """A listener that appends each StepDone to the file ``lines`` and the folder ``tensorboard``.
+def log_metrics(
+    lines: Path, tensorboard: Path, *, reached: int, emit: Emit, pause: Callable[[], bool]
+) -> Iterator[Emit]:
+    """A listener that appends what happens to the file ``lines`` and the folder ``tensorboard``.
 
-    ``reached`` steps are done already; what was logged for later ones, before the run was stopped,
-    is removed, so that each step stands there once. Raises DiskFull or RunError.
+    A line a step, and one for each held-out loss and each healing. ``reached`` steps are done
+    already; what was logged for later ones, before the run was stopped, is removed, so that each
+    step stands there once. A full disk is waited for with ``pause``; TensorBoard's curves are given
+    up where they cannot be written. Raises DiskFull or RunError.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     with writing(lines, note=_WHOLE):
         _cut_after(lines, reached)
-    with writing(tensorboard, note=_WHOLE):
-        # purge_step hides the steps from there on that an earlier writer left in the folder.
-        board = SummaryWriter(str(tensorboard), purge_step=reached + 1, flush_secs=_FLUSH_SECONDS)
+    with _Board(tensorboard, reached, emit) as board:
 
-    def log(event: Event) -> None:
-        if not isinstance(event, StepDone):
-            return
-        figures = asdict(event)
-        with writing(lines, note=_WHOLE), lines.open("ab") as file:
-            file.write(json.dumps(figures, allow_nan=False).encode() + b"\n")
-        with writing(tensorboard, note=_WHOLE):
-            for curve in _CURVES:
-                if figures[curve] is not None:
-                    board.add_scalar(f"train/{curve}", figures[curve], event.step)
+        def log(event: Event) -> None:
+            line = _line(event)
+            if line is None:
+                return
+            data = json.dumps(line, allow_nan=False).encode() + b"\n"
+            when_there_is_room(partial(_append, lines, data), emit=emit, pause=pause)
+            board.add(event)
 
-    try:
         yield log
-    finally:
-        with writing(tensorboard, note=_WHOLE):
-            board.close()
+
+
+class _Board:
+    """TensorBoard's curves: pleasant to have, so what goes wrong with them ends only them."""
+
+    def __init__(self, folder: Path, reached: int, emit: Emit) -> None:
+        self._folder, self._reached, self._emit = folder, reached, emit
+        self._writer: SummaryWriter | None = None
+
+    def __enter__(self) -> _Board:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with self._given_up_on_errors():
+            # purge_step hides the steps from there on that an earlier writer left in the folder.
+            self._writer = SummaryWriter(
+                str(self._folder), purge_step=self._reached + 1, flush_secs=_FLUSH_SECONDS
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            with self._given_up_on_errors():
+                self._writer.close()
+
+    def add(self, event: Event) -> None:
+        """Draw the event's points."""
+        if self._writer is None:
+            return
+        with self._given_up_on_errors():
+            if isinstance(event, StepDone):
+                for curve, value in asdict(event).items():
+                    if curve in _CURVES and value is not None:
+                        self._writer.add_scalar(f"train/{curve}", value, event.step)
+            elif isinstance(event, HeldoutMeasured):
+                self._writer.add_scalar("heldout/loss", event.loss, event.step)
+
+    @contextmanager
+    def _given_up_on_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            self._emit(
+                Notice(
+                    message=f"TensorBoard's curves in {self._folder} are not written any more "
+                    f"({error.strerror or error}); metrics.jsonl has the same numbers."
+                )
+            )
+
+
+def _line(event: Event) -> dict[str, Any] | None:
+    match event:
+        case StepDone():
+            return asdict(event)
+        case HeldoutMeasured(step=step, loss=loss):
+            return {"step": step, "heldout_loss": loss if math.isfinite(loss) else None}
+        case Healed(step=step, remedy=remedy):
+            return {"step": step, "healed": remedy}
+        case _:
+            return None
+
+
+def _append(path: Path, data: bytes) -> None:
+    with writing(path, note=_WHOLE, then="the run goes on by itself, or later with --resume"):
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("ab") as file:
+                file.write(data)
+        except OSError:
+            with suppress(OSError):  # half a line would spoil the next one
+                os.truncate(path, size)
+            raise
 
 
 def _cut_after(path: Path, step: int) -> None:
@@ -54,7 +126,8 @@ def _cut_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     old = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in old if _step_of(line) <= step]
+    # A resumed run measures the held-out loss of its first step again.
+    kept = [line for line in old if _step_of(line) <= step - (b'"heldout_loss"' in line)]
     if kept != old:
         partial = path.with_name(f".{path.name}.partial")
         write_durably(partial, b"".join(kept))

@@ -27,13 +27,27 @@ class AdamW:
         on_host: bool = False,
     ) -> None:  # fmt: skip
         assert sum(weight.numel() for weight in weights.values()) == flat.numel()
-        self._flat, self._weight_decay, self._on_host = flat, weight_decay, on_host
+        self._flat, self._weights, self._weight_decay = flat, weights, weight_decay
+        self._on_host = on_host
         self._exp_avg, self._exp_avg_sq = (self._zeros(), self._zeros())
         self._steps = torch.zeros((), dtype=torch.float32, device=flat.device)
+        self.updates = 0
+        """How often ``step`` was called: while it stands still, so do the weights."""
         self.exp_avg = _views(self._exp_avg, flat, weights)
         """Running mean of the gradients, by name."""
         self.exp_avg_sq = _views(self._exp_avg_sq, flat, weights)
         """Running mean of their squares, by name."""
+
+    def move_to_host(self) -> None:
+        """Let the moments wait in host memory from now on."""
+        if self._on_host:
+            return
+        self._on_host = True
+        self._exp_avg = self._zeros().copy_(self._exp_avg)
+        self._exp_avg_sq = self._zeros().copy_(self._exp_avg_sq)
+        # In place: a checkpoint looks at the same dictionaries.
+        self.exp_avg.update(_views(self._exp_avg, self._flat, self._weights))
+        self.exp_avg_sq.update(_views(self._exp_avg_sq, self._flat, self._weights))
 
     def zero_grad(self) -> None:
         """Set the gradients to zero in place: they are buffers that a decoder adds to."""
@@ -52,6 +66,7 @@ class AdamW:
 
         That is decided on the device, which the host need not wait for.
         """
+        self.updates += 1
         skip = (~figures.isfinite().all()).float().reshape(1)
         self._steps += 1
         size = CHUNK if self._on_host else self._flat.numel()

@@ -32,6 +32,10 @@ class Trainable(Protocol):
         """Take over weights of ``lora_state`` that were changed in place."""
         ...
 
+    def release(self) -> None:
+        """Let go of the memory that is kept from row to row, also after a row that broke off."""
+        ...
+
     def loss_and_grad(
         self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None
     ) -> Tensor:

@@ -19,6 +19,7 @@ from repotune.runs import (
     find_run,
     list_runs,
     open_run,
+    unfinished_like,
     write_json_atomic,
 )
 
@@ -104,6 +105,69 @@ def test_run_json_in_another_encoding_is_damage(tmp_path: Path) -> None:
     run.run_json.write_bytes(run.run_json.read_text(encoding="utf-8").encode("utf-16"))
     with pytest.raises(RunError, match="damaged"):
         open_run(run.path)
+
+
+def test_digests_are_noted_and_checked_and_name_the_file(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    for name in ("corpus", "tokens"):
+        (run.path / name).mkdir()
+        (run.path / name / "a.bin").write_bytes(name.encode())
+    run.record_digests(run.corpus, run.tokens)
+    assert set(run.digests()) == {"corpus/a.bin", "tokens/a.bin"}
+    run.check_digests(run.corpus, run.tokens)
+    (run.tokens / "a.bin").write_bytes(b"tokenz")
+    with pytest.raises(RunError, match=r"a\.bin was edited or damaged.*move .*tokens away"):
+        run.check_digests(run.corpus, run.tokens)
+    (run.tokens / "a.bin").unlink()
+    with pytest.raises(RunError, match=r"a\.bin cannot be read"):
+        run.check_digests(run.tokens)
+    (run.tokens / "b.bin").write_bytes(b"made again")
+    run.record_digests(run.tokens)
+    assert set(run.digests()) == {"corpus/a.bin", "tokens/b.bin"}
+
+
+def test_digests_that_a_killed_process_did_not_note_are_noted_later(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    run.corpus.mkdir()
+    (run.corpus / "a.bin").write_bytes(b"a")
+    run.check_digests(run.corpus)
+    assert set(run.digests()) == {"corpus/a.bin"}
+
+
+def test_another_configuration_is_for_programs_and_for_people(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    run.configure({"batch_size": 2}, "batch_size = 2\n")
+    assert run.state().config == {"batch_size": 2}
+    assert run.config_text() == "batch_size = 2\n"
+    run.config_toml.write_bytes(b"\xff")
+    assert run.config_text() == ""
+
+
+def test_only_the_same_run_that_saved_and_ended_early_is_offered(tmp_path: Path) -> None:
+    tree, folder = tmp_path / "tree", tmp_path / "runs"
+
+    def begun(name: str, *, config: dict[str, object], saved: bool = True) -> RunFolder:
+        run = create_run(folder / name, tree=tree, model="m", config=config, config_toml="")
+        if saved:
+            (run.checkpoints / "step-000003").mkdir(parents=True)
+        return run
+
+    config = {"batch_size": 4, "output_dir": None}
+    assert unfinished_like(folder, tree, config) is None
+    begun("finished", config=config).update("finished")
+    begun("nothing-saved", config=config, saved=False).update("interrupted")
+    begun("other-settings", config={"batch_size": 2, "output_dir": None}).update("interrupted")
+    working = begun("working", config=config)
+    with working.locked():
+        assert unfinished_like(folder, tree, config) is None
+    working.run_json.write_text("{}", encoding="utf-8")
+    assert unfinished_like(folder, tree, config) is None
+    begun("older", config=config).update("failed")
+    begun("newer", config={"batch_size": 4, "output_dir": "x"}).update("interrupted")
+    found = unfinished_like(folder, tree, config)
+    assert found is not None
+    assert found.name == "newer"
+    assert unfinished_like(folder, tmp_path / "elsewhere", config) is None
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

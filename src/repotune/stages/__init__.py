@@ -1,0 +1,24 @@
+"""The stages of a run, each over a run's folder and its job: what ``pipeline`` puts in a row.
+
+``corpus_rows`` makes what is trained on, ``tuning`` trains on it, ``rehearsal`` goes the whole way
+in small before, ``proof`` exports and evaluates, ``room`` asks whether the disk has room for it.
+"""
+
+from repotune.stages.corpus_rows import prepare_rows
+from repotune.stages.proof import compare, export, open_tuned
+from repotune.stages.rehearsal import is_worth_it, rehearse
+from repotune.stages.room import check_room
+from repotune.stages.tuning import heldout_sample, steps_of, train_on
+
+__all__ = [
+    "check_room",
+    "compare",
+    "export",
+    "heldout_sample",
+    "is_worth_it",
+    "open_tuned",
+    "prepare_rows",
+    "rehearse",
+    "steps_of",
+    "train_on",
+]

@@ -1,0 +1,75 @@
+"""After the training: the adapter, and what it is worth on held-out files."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from repotune.corpus import read_documents
+from repotune.errors import RunError
+from repotune.evaluation import evaluate, write_evaluation
+from repotune.events import Emit
+from repotune.export import export_adapter, load_adapter
+from repotune.job import Job, load_decoder, settle
+from repotune.model import Decoder
+from repotune.records import Evaluation
+from repotune.runs import RunFolder
+
+CPU_EVAL_TOKENS: Final = 30_000
+CPU_CURSORS, GPU_CURSORS = 20, 100
+CPU_PROMPT_TOKENS, GPU_PROMPT_TOKENS = 448, 4096
+"""Of the code before a cursor; a CPU reads about 500 tokens a second."""
+MAX_LINE_TOKENS: Final = 64
+"""A next line longer than this counts as not completed."""
+
+
+def export(folder: RunFolder, job: Job, decoder: Decoder) -> None:
+    """Write the decoder's adapter into the run. Raises DiskFull or RunError."""
+    export_adapter(folder.adapter, decoder.lora_state(), lora=job.lora, base=job.base)
+    folder.record_digests(folder.adapter)
+
+
+def open_tuned(folder: RunFolder, emit: Emit) -> tuple[Job, Decoder]:
+    """The base model with the run's adapter. Raises RunError if the run has none yet."""
+    if not folder.adapter.exists():
+        raise RunError(
+            f"{folder.path} has no adapter yet: finish it with "
+            f"`repotune tune --resume {folder.path}`."
+        )
+    job = settle(folder.state(), emit)
+    decoder = load_decoder(job, emit)
+    load_adapter(folder.adapter, decoder.lora_state(), lora=job.lora)
+    decoder.refresh()
+    return job, decoder
+
+
+def compare(
+    folder: RunFolder, job: Job, decoder: Decoder, max_tokens: int | None, emit: Emit
+) -> Evaluation:
+    """Score the held-out files, base against tuned, and write what came out.
+
+    ``max_tokens`` goes before the run's own setting. Raises RunError if nothing was held out.
+    """
+    on_gpu = job.machine.gpu is not None
+    default = None if on_gpu else CPU_EVAL_TOKENS
+    documents = read_documents(folder.corpus, "heldout")
+    if not documents:
+        raise RunError(
+            f"{folder.path} held no files out, so there is nothing to compare on: "
+            "start a new run with heldout_share above 0."
+        )
+    evaluation = evaluate(
+        decoder,
+        job.tokenizer,
+        documents,
+        max_seq_length=job.config.max_seq_length,
+        max_tokens=max_tokens or job.config.eval_max_tokens or default,
+        max_cursors=GPU_CURSORS if on_gpu else CPU_CURSORS,
+        max_line_tokens=MAX_LINE_TOKENS,
+        max_prompt_tokens=GPU_PROMPT_TOKENS if on_gpu else CPU_PROMPT_TOKENS,
+        seed=job.config.seed,
+        emit=emit,
+    )
+    write_evaluation(folder.evaluation, evaluation)
+    base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
+    folder.update(facts={"heldout_bits_per_byte": {"base": base, "tuned": tuned}})
+    return evaluation
