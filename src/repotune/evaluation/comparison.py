@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from repotune.errors import CorpusError
 from repotune.evaluation.bits_per_byte import bits_per_byte, nats_by_file
 from repotune.evaluation.bootstrap import difference_interval
-from repotune.evaluation.completions import figures, telling_first, write_next_lines
+from repotune.evaluation.completions import (
+    figures,
+    line_differences,
+    name_recall,
+    telling_first,
+    write_next_lines,
+)
 from repotune.evaluation.cursors import draw_cursors
 from repotune.evaluation.excerpts import Reading, choose_excerpts
+from repotune.evaluation.groups import group_figures
+from repotune.evaluation.names import defined_names
+from repotune.evaluation.verdict import judge
 from repotune.events import Emit, Notice, StageDone, StageStarted
 from repotune.model import Decoder
 from repotune.records import Completion, Document, Evaluation
@@ -26,6 +36,7 @@ def evaluate(
     tokenizer: CodeTokenizer,
     documents: Sequence[Document],
     *,
+    training: Iterable[Document],
     max_seq_length: int,
     max_tokens: int | None,
     max_cursors: int,
@@ -35,6 +46,9 @@ def evaluate(
     emit: Emit,
 ) -> Evaluation:
     """Compare the model without and with its adapter on ``documents``, all held out.
+
+    No held-out file is a near-duplicate of one of ``training``, since ``corpus`` keeps those on one
+    side. What ``training`` defines are the repository's names.
 
     At most ``max_tokens`` ids are read (None: all), and at most ``max_cursors`` next lines
     written, each of at most ``max_line_tokens``. Which ones depends on ``seed`` and the files, not
@@ -63,14 +77,16 @@ def evaluate(
         decoder,
         tokenizer,
         cursors,
+        defined=defined_names(training),
         max_seq_length=min(max_seq_length, max_prompt_tokens + max_line_tokens),
         max_line_tokens=max_line_tokens,
         stage=COMPLETING,
         emit=emit,
     )
     exact, alike = figures(completions)
+    names, recall = name_recall(completions)
     emit(StageDone(stage=COMPLETING, summary=_lines_phrase(completions, exact)))
-    return Evaluation(
+    found = Evaluation(
         files=len(excerpts),
         files_available=len(documents),
         tokens=tokens,
@@ -83,7 +99,19 @@ def evaluate(
         edit_similarity=alike,
         completions=telling_first(completions),
         sampled=_sampled(reading, len(completions), bos=tokenizer.bos_id is not None, seed=seed),
+        names=names,
+        name_recall=recall,
+        line_differences=line_differences(completions, seed=seed),
+        groups=group_figures(
+            [excerpt.path for excerpt in excerpts],
+            {document.path: document.language for document in documents},
+            base_nats,
+            tuned_nats,
+            byte_counts,
+            seed=seed,
+        ),
     )
+    return replace(found, judgement=judge(found))
 
 
 def _tell(reading: Reading, available: int, emit: Emit) -> None:
