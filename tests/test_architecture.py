@@ -28,8 +28,8 @@ FLOOR = {
     "corpus": 3, "tokens": 3, "machine": 3, "kernels": 3, "planning": 3,
     "model": 4,
     "training": 5, "evaluation": 5, "export": 5, "serving": 5, "job": 5, "survey": 5,
-    "forecast": 5, "requirements": 5,
-    "pipeline": 6, "preflight": 6, "handover": 6,
+    "forecast": 5, "requirements": 5, "report": 5,
+    "pipeline": 6, "preflight": 6, "handover": 6, "reporting": 6,
     "cli": 7, "web": 7, "__init__": 7,
     "__main__": 8,
 }  # fmt: skip
@@ -44,6 +44,7 @@ ONE_FILE_EACH = (
     "gguf",
     "huggingface_hub",
     "identify",
+    "matplotlib",
     "pathspec",
     "peft",
     "psutil",
@@ -57,7 +58,7 @@ ONE_FILE_EACH = (
 ONLY_IN_CLI = ("click", "rich")
 COMES_WITH_TORCH = {"triton"}
 """On Linux, with its CUDA builds; ``kernels.select`` says what happens without it."""
-OPTIONAL = {"transformers": "check", "peft": "check", "xllamacpp": "gguf"}
+OPTIONAL = {"transformers": "check", "peft": "check", "xllamacpp": "gguf", "matplotlib": "report"}
 """Package -> the extra that brings it; imported inside a function that is not reached without."""
 UNSAFE = ("dill", "joblib", "marshal", "pickle", "shelve")
 
