@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from repotune.report.contents import Contents, Lang
-from repotune.report.curves import Curve, can_draw, draw, means_of
+from repotune.report.curves import Curve, can_draw, draw, means_of, number
 from repotune.report.metrics import Points
 from repotune.report.tags import paragraph, section, table, text
 from repotune.report.texts import say
@@ -73,7 +73,7 @@ def plan(run: Contents, lang: Lang) -> str:
     if not isinstance(facts.get("plan"), Mapping):
         return section("plan", say("plan", lang), [paragraph(say("no_plan", lang))])
     head = tuple(say(name, lang) for name in ("what", "planned", "happened", "within"))
-    parts = [table(head, _plan_rows(run, lang), numbers=frozenset({1, 2}))]
+    parts = [table(head, _plan_rows(run, lang), numbers=frozenset({1, 2, 3}))]
     policy = facts.get("policy", {}).get("reason")
     if policy:
         parts.append(f'<p>{text(say("policy", lang))}: <span lang="en">{text(policy)}</span></p>')
@@ -117,7 +117,7 @@ def _chart(
     band: tuple[float, float, float] | None = None,
 ) -> str:  # fmt: skip
     title = say(name, lang)
-    span = say("from_to", lang, first=f"{points[0][1]:.4g}", last=f"{points[-1][1]:.4g}")
+    span = f"{number(points[0][1])} → {number(points[-1][1])}"
     return (
         f'<figure role="img" aria-label="{text(title)}: {text(span)}">'
         f"<figcaption><b>{text(title)}</b> <small>{text(span)}</small>"
@@ -157,7 +157,7 @@ def _plan_rows(run: Contents, lang: Lang) -> Iterator[tuple[str, ...]]:
     if steps is not None:
         yield say("steps", lang), f"{steps:,}", f"{run.metrics.steps:,}", ""
     if minutes is not None:
-        yield say("minutes", lang), _range(minutes, 1), f"{seconds / 60:,.1f}", ""
+        yield say("minutes", lang), _range(minutes, 2), f"{seconds / 60:,.2f}", ""
 
 
 def _range(planned: Mapping[str, float], digits: int) -> str:

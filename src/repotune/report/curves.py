@@ -42,6 +42,11 @@ class Curve:
     """Whether each point is a dot: for few."""
 
 
+def number(value: float) -> str:
+    """``32,140``, ``6.309``, ``1.52e-05``: as short as it can be understood."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def can_draw() -> bool:
     """Whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
@@ -57,7 +62,7 @@ def draw(
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     with rc_context(
         {
@@ -82,7 +87,7 @@ def draw(
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         axes.tick_params(colors=_SOFT, length=0)
         axes.grid(color=_LINE, linewidth=0.7)
         axes.set_axisbelow(True)

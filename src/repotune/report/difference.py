@@ -10,14 +10,21 @@ Part: TypeAlias = tuple[Literal["same", "written", "missing"], str]
 
 MAX_WORDS: Final = 400
 """Of one text; ``difflib`` is quadratic, and nobody reads on."""
+ALIKE: Final = 0.4
+"""Texts that share less are not compared: the difference would be harder to read than both."""
 _WORD = re.compile(r"\w+|\s+|.", re.DOTALL)
 
 
 def difference(truth: str, written: str) -> tuple[Part, ...]:
-    """The parts of ``written`` in order, and between them what is missing from ``truth``."""
+    """The parts of ``written`` in order, and between them what is missing from ``truth``.
+
+    Where the two have little in common, all of ``written`` is one part.
+    """
     theirs, ours = (_WORD.findall(text)[:MAX_WORDS] for text in (truth, written))
-    parts: list[Part] = []
     matcher = SequenceMatcher(None, theirs, ours, autojunk=False)
+    if matcher.ratio() < ALIKE:
+        return (("written", "".join(ours)),)
+    parts: list[Part] = []
     for kind, a, b, c, d in matcher.get_opcodes():
         if kind == "equal":
             parts.append(("same", "".join(ours[c:d])))

@@ -25,12 +25,12 @@ def to_html(run: Contents, lang: Lang) -> str:
     body = (
         verdict(run, lang),
         figures(run, lang),
-        completions(run, lang),
         curves(run, lang),
         memory(run, lang),
         plan(run, lang),
         events(run, lang),
         corpus(run, lang),
+        completions(run, lang),
         reproduce(run, lang),
     )
     return "\n".join(

@@ -12,6 +12,7 @@ from repotune.report.tags import paragraph, section, table, text
 from repotune.report.texts import because, headline, say
 
 COMPLETIONS_SHOWN: Final = 20
+LINES_ABOVE: Final = 4
 GROUPS_SHOWN: Final = 12
 _TONES: Final = {
     "better": "good", "worse": "bad", "worse_lines": "bad", "no_gain": "warn",
@@ -161,9 +162,10 @@ def _completion(one: Completion, lang: Lang) -> str:
         f"{_right(lang) if is_right else ''}</span><code>{shown}</code></div>"
         for name, shown, is_right in rows
     )
+    above = "\n".join(one.prompt_tail.strip("\n").split("\n")[-LINES_ABOVE:]).strip("\n")
     return (
         f'<article class="completion"><h3>{text(one.path)}:{one.line}</h3>'
-        f'<pre tabindex="0"><code>{text(one.prompt_tail.rstrip(chr(10)))}</code></pre>'
+        f'<pre tabindex="0"><code>{text(above)}</code></pre>'
         f"{lines}</article>"
     )
 

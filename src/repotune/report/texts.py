@@ -40,6 +40,10 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "아직 어댑터가 없어 판정할 것이 없습니다. `repotune tune --resume {run}`으로 "
         "이어서 하세요.",
     ),
+    "not_for": (
+        "Not for {languages}, where it is surely worse.",
+        "다만 {languages} 코드에서는 확실히 나빠졌습니다.",
+    ),
     "bits": ("Bits per byte, held-out code", "떼어 둔 코드의 바이트당 비트"),
     "bits_note": ("lower is better", "낮을수록 좋음"),
     "exact_match": ("Next line exactly right", "다음 줄이 정확히 일치"),
@@ -95,7 +99,6 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "grad_norm": ("Gradient norm, before clipping", "기울기 노름 (자르기 전)"),
     "tokens_per_second": ("Tokens per second", "초당 토큰"),
     "legend_plan": ("planned, with its range", "예측과 그 범위"),
-    "from_to": ("from {first} to {last}", "{first}에서 {last}(으)로"),
     "averaged": ("Each point is a mean of {count} steps.", "점 하나는 {count}단계의 평균입니다."),
     "x_steps": ("Across: optimizer steps.", "가로축: 학습 단계."),
     "memory": ("Memory", "메모리"),
@@ -204,9 +207,11 @@ REASONS_KO: Final[dict[str, str]] = {
     "version control": "버전 관리", "virtual environment": "가상 환경", "dependencies": "의존성",
     "cache": "캐시", "run of repotune": "repotune 실행 폴더", "vendored": "외부 코드",
     "not a regular file": "일반 파일 아님", "name is not UTF-8": "이름이 UTF-8 아님",
-    "unreadable": "읽을 수 없음", "vanished": "사라짐", "empty": "비어 있음", "too large": "너무 큼",
+    "unreadable": "읽을 수 없음", "vanished": "사라짐", "empty": "비어 있음",
+    "too large": "너무 큼",
     "binary": "바이너리", "undecodable": "해독 불가", "unknown language": "알 수 없는 언어",
-    "plain text": "일반 텍스트", "long data file": "긴 데이터 파일", "too many lines": "줄이 너무 많음",
+    "plain text": "일반 텍스트", "long data file": "긴 데이터 파일",
+    "too many lines": "줄이 너무 많음",
     "long lines": "줄이 너무 긺", "minified": "압축된 코드", "generated": "생성된 코드",
     "encoded data": "인코딩된 데이터", "few letters": "글자가 적음",
     "little visible text": "보이는 글이 적음", "secrets not removable": "비밀값을 뺄 수 없음",
@@ -220,23 +225,35 @@ _HEADLINES: Final[dict[Ruling, tuple[str, str]]] = {
     "worse_lines": ("Mixed: don't ship it", "엇갈립니다. 쓰지 마세요"),
     "too_few_files": ("Not known: don't ship it yet", "아직 모릅니다. 지금은 쓰지 마세요"),
 }
-_KOREAN: Final[dict[Ruling, str]] = {
+_BECAUSE: Final[dict[Ruling, tuple[str, str]]] = {
     "better": (
-        "바이트당 {size}비트({share}) 줄었고, 95 % 구간이 {low}에서 {high}까지로 모두 0보다 "
-        "작습니다."
+        "{size} bits per byte less ({share}), and the whole 95 % interval, {low} to {high}, is "
+        "below zero.",
+        "바이트당 {size}비트({share}) 줄었고, "
+        "95 % 구간 {low}에서 {high}까지가 모두 0보다 작습니다.",
     ),
     "no_gain": (
+        "The difference is {value} bits per byte, and its 95 % interval, {low} to {high}, holds "
+        "zero. Train longer, on more code, or evaluate on more of it.",
         "차이는 바이트당 {value}비트이고 95 % 구간 {low}에서 {high}까지가 0을 포함합니다. "
-        "더 오래, 더 많은 코드로 학습하거나 더 많은 코드로 평가하세요."
+        "더 오래, 더 많은 코드로 학습하거나 더 많은 코드로 평가하세요.",
     ),
     "worse": (
-        "바이트당 {size}비트({share}) 늘었습니다(95 % 구간 {low}에서 {high}까지). learning_rate를 "
-        "낮추거나 에포크를 줄여 보세요."
+        "{size} bits per byte more ({share}), 95 % interval {low} to {high}. Try a lower "
+        "learning_rate or fewer epochs.",
+        "바이트당 {size}비트({share}) 늘었습니다. 95 % 구간은 {low}에서 {high}까지입니다. "
+        "learning_rate를 낮추거나 에포크를 줄여 보세요.",
     ),
-    "worse_lines": "예측은 바이트당 {size}비트({share}) 좋아졌지만, 써낸 줄은 확실히 나빠졌습니다.",
+    "worse_lines": (
+        "Code is predicted better, by {size} bits per byte ({share}), but the lines written got "
+        "surely worse: {lost}.",
+        "예측은 바이트당 {size}비트({share}) 좋아졌지만, 써낸 줄은 확실히 나빠졌습니다: {lost}.",
+    ),
     "too_few_files": (
-        "떼어 둔 파일 {files}개로는 다른 파일에 대해 말할 수 없습니다. heldout_share를 올리거나 "
-        "--eval-max-tokens로 더 읽으세요."
+        "{files} held-out files say nothing sure about others. Raise heldout_share, or read more "
+        "with --eval-max-tokens.",
+        "떼어 둔 파일 {files}개로는 다른 파일에 대해 확실히 말할 수 없습니다. "
+        "heldout_share를 올리거나 --eval-max-tokens로 더 읽으세요.",
     ),
 }
 
@@ -258,17 +275,17 @@ def headline(judgement: Judgement, lang: Lang) -> str:
 
 def because(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:
     """Why, in a sentence or two."""
-    if lang == "en":
-        return judgement.sentence
     difference = evaluation.difference
-    sentence = _KOREAN[judgement.ruling].format(
+    lost = [name for name, one in evaluation.line_differences.items() if one.high < 0]
+    sentence = _BECAUSE[judgement.ruling][lang == "ko"].format(
         size=f"{abs(difference.value):.4f}",
         share=f"{abs(evaluation.tuned_bits_per_byte / evaluation.base_bits_per_byte - 1):.1%}",
         value=f"{difference.value:+.4f}",
         low=f"{difference.low:+.4f}",
         high=f"{difference.high:+.4f}",
         files=evaluation.files,
+        lost=", ".join(say(name, lang) for name in lost),
     )
     if judgement.ship and judgement.worse_on:
-        sentence += f" 다만 {', '.join(judgement.worse_on)} 코드에서는 확실히 나빠졌습니다."
+        sentence += " " + say("not_for", lang, languages=", ".join(judgement.worse_on))
     return sentence
