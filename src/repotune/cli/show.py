@@ -123,7 +123,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
             f"Own names  {recall['base']:.1%} -> {recall['tuned']:.1%} of {evaluation.names} names "
             "that your code defines, and that did not stand above the cursor"
         )
-    lines += [f"By {one.by:<8}{group_text(one)}" for one in shown_groups(evaluation)]
+    lines += [f"By {one.by} {group_text(one)}" for one in shown_groups(evaluation)]
     lines += [completion_text(one) for one in evaluation.completions[:1]]
     if evaluation.judgement:
         lines.append(f"Verdict    {evaluation.judgement.sentence}")

@@ -17,14 +17,14 @@ from repotune.evaluation.completions import (
     telling_first,
     write_next_lines,
 )
-from repotune.evaluation.cursors import draw_cursors
-from repotune.evaluation.excerpts import Reading, choose_excerpts
+from repotune.evaluation.cursors import Cursor, draw_cursors
+from repotune.evaluation.excerpts import Excerpt, Reading, choose_excerpts
 from repotune.evaluation.groups import group_figures
 from repotune.evaluation.names import defined_names
 from repotune.evaluation.verdict import judge
 from repotune.events import Emit, Notice, StageDone, StageStarted
 from repotune.model import Decoder
-from repotune.records import Completion, Document, Evaluation
+from repotune.records import Completion, Document, Evaluation, FloatArray, IntArray
 from repotune.tokens import CodeTokenizer
 
 SCORING = "evaluation"
@@ -61,39 +61,27 @@ def evaluate(
     )
     excerpts = reading.excerpts
     _tell(reading, len(documents), emit)
-    tokens = sum(excerpt.tokens for excerpt in excerpts)
-    emit(StageStarted(stage=SCORING, total=tokens, unit="tokens"))
-    base_nats, tuned_nats = nats_by_file(
-        decoder, excerpts, max_seq_length=max_seq_length, stage=SCORING, emit=emit
-    )
     byte_counts = np.array([excerpt.bytes_scored for excerpt in excerpts])
-    base, tuned = bits_per_byte(base_nats, byte_counts), bits_per_byte(tuned_nats, byte_counts)
-    difference = difference_interval(base_nats, tuned_nats, byte_counts, seed=seed)
-    emit(StageDone(stage=SCORING, summary=f"{base:.4f} -> {tuned:.4f} bits per byte"))
-
-    cursors = draw_cursors(documents, max_cursors=max_cursors, seed=seed)
-    emit(StageStarted(stage=COMPLETING, total=len(cursors), unit="cursors"))
-    completions = write_next_lines(
+    base_nats, tuned_nats = _score(decoder, excerpts, byte_counts, max_seq_length, emit)
+    completions = _next_lines(
         decoder,
         tokenizer,
-        cursors,
-        defined=defined_names(training),
+        draw_cursors(documents, max_cursors=max_cursors, seed=seed),
+        defined_names(training),
         max_seq_length=min(max_seq_length, max_prompt_tokens + max_line_tokens),
         max_line_tokens=max_line_tokens,
-        stage=COMPLETING,
         emit=emit,
     )
     exact, alike = figures(completions)
     names, recall = name_recall(completions)
-    emit(StageDone(stage=COMPLETING, summary=_lines_phrase(completions, exact)))
     found = Evaluation(
         files=len(excerpts),
         files_available=len(documents),
-        tokens=tokens,
+        tokens=sum(excerpt.tokens for excerpt in excerpts),
         bytes_scored=int(byte_counts.sum()),
-        base_bits_per_byte=base,
-        tuned_bits_per_byte=tuned,
-        difference=difference,
+        base_bits_per_byte=bits_per_byte(base_nats, byte_counts),
+        tuned_bits_per_byte=bits_per_byte(tuned_nats, byte_counts),
+        difference=difference_interval(base_nats, tuned_nats, byte_counts, seed=seed),
         cursors=len(completions),
         exact_match=exact,
         edit_similarity=alike,
@@ -112,6 +100,51 @@ def evaluate(
         ),
     )
     return replace(found, judgement=judge(found))
+
+
+def _score(
+    decoder: Decoder,
+    excerpts: Sequence[Excerpt],
+    byte_counts: IntArray,
+    max_seq_length: int,
+    emit: Emit,
+) -> tuple[FloatArray, FloatArray]:
+    """The nats of each excerpt, base and tuned, as a stage of its own."""
+    tokens = sum(excerpt.tokens for excerpt in excerpts)
+    emit(StageStarted(stage=SCORING, total=tokens, unit="tokens"))
+    base_nats, tuned_nats = nats_by_file(
+        decoder, excerpts, max_seq_length=max_seq_length, stage=SCORING, emit=emit
+    )
+    base, tuned = bits_per_byte(base_nats, byte_counts), bits_per_byte(tuned_nats, byte_counts)
+    emit(StageDone(stage=SCORING, summary=f"{base:.4f} -> {tuned:.4f} bits per byte"))
+    return base_nats, tuned_nats
+
+
+def _next_lines(
+    decoder: Decoder,
+    tokenizer: CodeTokenizer,
+    cursors: Sequence[Cursor],
+    defined: frozenset[str],
+    *,
+    max_seq_length: int,
+    max_line_tokens: int,
+    emit: Emit,
+) -> list[Completion]:
+    """What both models write at the cursors, as a stage of its own."""
+    emit(StageStarted(stage=COMPLETING, total=len(cursors), unit="cursors"))
+    completions = write_next_lines(
+        decoder,
+        tokenizer,
+        cursors,
+        defined=defined,
+        max_seq_length=max_seq_length,
+        max_line_tokens=max_line_tokens,
+        stage=COMPLETING,
+        emit=emit,
+    )
+    exact, _ = figures(completions)
+    emit(StageDone(stage=COMPLETING, summary=_lines_phrase(completions, exact)))
+    return completions
 
 
 def _tell(reading: Reading, available: int, emit: Emit) -> None:

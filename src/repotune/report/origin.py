@@ -40,7 +40,7 @@ def corpus(run: Contents, lang: Lang) -> str:
         )  # fmt: skip
     parts.append(f"<h3>{text(say('dropped', lang))}</h3>")
     if found.dropped:
-        by_reason = (say("reason", lang), say("files", lang), "")
+        by_reason = (say("reason", lang), say("files_or_folders", lang), "")
         parts.append(table(by_reason, _reasons(found.dropped, lang), numbers=frozenset({1})))
     else:
         parts.append(paragraph(say("nothing_dropped", lang)))

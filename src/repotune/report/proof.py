@@ -118,7 +118,8 @@ def _figure_rows(evaluation: Evaluation, lang: Lang) -> Iterator[tuple[str, ...]
     )
     for name, shares in _line_figures(evaluation):
         interval = evaluation.line_differences.get(name)
-        shown = say("too_few", lang)
+        # Those of older versions have neither groups nor intervals of lines.
+        shown = say("too_few" if evaluation.groups else "not_computed", lang)
         if interval is not None:
             value, low, high = (100 * one for one in (interval.value, interval.low, interval.high))
             shown = f"{value:+.1f} pp ({low:+.1f} – {high:+.1f})"

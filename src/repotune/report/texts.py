@@ -55,6 +55,10 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "truth": ("In the file", "실제 코드"),
     "difference": ("Difference (95 % interval)", "차이 (95 % 구간)"),
     "too_few": ("too few files for an interval", "구간을 내기에 파일이 적음"),
+    "not_computed": (
+        "no interval: evaluate again",
+        "구간 없음: 다시 평가하세요",
+    ),
     "proof": ("Held-out code, base against tuned", "떼어 둔 코드에서 비교"),
     "sampled": (
         "{files} of {available} held-out files, {tokens} tokens, {cursors} next lines and {names} "
@@ -137,9 +141,9 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "corpus_line": (
         "{kept} of {seen} files kept ({size} MB): {train} to train on, {heldout} held out. "
-        "{secrets} secrets were replaced by placeholders. {folders} folders were not entered.",
+        "Secrets replaced by placeholders: {secrets}. Folders not entered: {folders}.",
         "파일 {seen}개 중 {kept}개를 담음 ({size} MB): 학습 {train}개, 떼어 둔 것 {heldout}개. "
-        "비밀값 {secrets}개를 자리표시자로 바꿈. 들어가지 않은 폴더 {folders}개.",
+        "자리표시자로 바꾼 비밀값: {secrets}개. 들어가지 않은 폴더: {folders}개.",
     ),
     "rows_line": (
         "{share} of the tokens for training reached one of {rows} rows, which are {fill} "
@@ -148,6 +152,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "학습 토큰의 {share}가 {rows}개 행에 들어갔고 행은 {fill} 찼습니다. 조각 {fim}개로 "
         "중간 채우기를 가르칩니다.",
     ),
+    "files_or_folders": ("Files or folders", "파일이나 폴더"),
     "dropped": ("Dropped, by reason", "이유별로 빠진 것"),
     "reason": ("Reason", "이유"),
     "nothing_dropped": ("Nothing was dropped.", "빠진 것이 없습니다."),
