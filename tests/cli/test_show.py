@@ -120,8 +120,8 @@ def test_the_verdict_comes_last_after_names_and_groups() -> None:
         )
     ).splitlines()  # fmt: skip
     assert lines[-1] == "Verdict    Better: ship it."
-    assert lines[3].startswith("Own names  12.5% -> 50.0% of 8 names that your code defines")
-    assert lines[4:6] == [
+    assert lines[4].startswith("Own names  12.5% -> 50.0% of 8 names that your code defines")
+    assert lines[5:7] == [
         "By language Python: 1.2500 -> 1.0000, difference -0.3000 to -0.2000, 7 files",
         "By language C: 1.2500 -> 1.0000, too few for an interval, 7 files",
     ]

@@ -103,7 +103,7 @@ def test_korean_says_the_same_in_korean():
     for said in (
         "좋아졌습니다. 쓰세요",
         "생성된 코드",
-        "떼어 둔 코드",
+        "평가용 코드",
         "자리표시자로 바꾼 비밀값: 3개",
     ):
         assert said in words

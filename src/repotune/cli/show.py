@@ -109,6 +109,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
         f"to {difference.high:+.4f})",
         f"           {evaluation.files} of {evaluation.files_available} files, "
         f"{evaluation.tokens:,} tokens; {evaluation.sampled}",
+        "           none is a near-duplicate of a training file (Jaccard 0.7 or more): left out 0",
     ]
     if evaluation.cursors:
         exact, similar = evaluation.exact_match, evaluation.edit_similarity

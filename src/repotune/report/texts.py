@@ -25,14 +25,14 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "still running: the report shows what there is",
         "아직 진행 중: 지금까지의 내용만 담았습니다",
     ),
-    "progress": ("{done} of {planned} steps", "{planned}단계 중 {done}단계"),
+    "progress": ("{done} of {planned} steps", "{planned}스텝 중 {done}스텝"),
     "verdict": ("Verdict", "판정"),
     "verdict_unknown": ("Not known", "알 수 없음"),
     "not_evaluated": (
         "The run was not evaluated, so nobody knows whether it helped. `repotune evaluate {run}` "
         "compares base and tuned on the held-out files; then make the report again.",
-        "평가하지 않았으므로 효과가 있는지 알 수 없습니다. `repotune evaluate {run}`으로 떼어 둔 "
-        "파일에서 원래 모델과 튜닝한 모델을 비교한 뒤 보고서를 다시 만드세요.",
+        "평가하지 않았으므로 효과가 있는지 알 수 없습니다. `repotune evaluate {run}`으로 평가용 "
+        "파일에서 원본 모델과 튜닝 모델을 비교한 뒤 보고서를 다시 만드세요.",
     ),
     "not_finished": (
         "The run has no adapter yet, so there is nothing to judge. `repotune tune --resume {run}` "
@@ -44,14 +44,14 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Not for {languages}, where it is surely worse.",
         "다만 {languages} 코드에서는 확실히 나빠졌습니다.",
     ),
-    "bits": ("Bits per byte, held-out code", "떼어 둔 코드의 바이트당 비트"),
+    "bits": ("Bits per byte, held-out code", "평가용 코드의 바이트당 비트"),
     "bits_note": ("lower is better", "낮을수록 좋음"),
     "exact_match": ("Next line exactly right", "다음 줄이 정확히 일치"),
     "edit_similarity": ("Next line, edit similarity", "다음 줄 편집 유사도"),
     "name_recall": ("Your own names recalled", "저장소 고유 이름 재현"),
     "what": ("Figure", "항목"),
-    "base": ("Base", "원래 모델"),
-    "tuned": ("Tuned", "튜닝 후"),
+    "base": ("Base", "원본 모델"),
+    "tuned": ("Tuned", "튜닝 모델"),
     "truth": ("In the file", "실제 코드"),
     "difference": ("Difference (95 % interval)", "차이 (95 % 구간)"),
     "too_few": ("too few files for an interval", "구간을 내기에 파일이 적음"),
@@ -59,11 +59,11 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "no interval: evaluate again",
         "구간 없음: 다시 평가하세요",
     ),
-    "proof": ("Held-out code, base against tuned", "떼어 둔 코드에서 비교"),
+    "proof": ("Held-out code, base against tuned", "평가용 코드에서 비교"),
     "sampled": (
         "{files} of {available} held-out files, {tokens} tokens, {cursors} next lines and {names} "
         "names asked for. Intervals are a paired bootstrap over files.",
-        "떼어 둔 파일 {available}개 중 {files}개, 토큰 {tokens}개, 다음 줄 {cursors}개, "
+        "평가용 파일 {available}개 중 {files}개, 토큰 {tokens}개, 다음 줄 {cursors}개, "
         "이름 {names}개. "
         "구간은 파일 단위 짝지은 부트스트랩으로 구했습니다.",
     ),
@@ -71,7 +71,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "No held-out file has a Jaccard similarity of 0.7 or more to a training file (left out of "
         "the figures: 0): near-duplicates from 0.6 on are kept on one side when the corpus "
         "is split.",
-        "학습 파일과 자카드 유사도가 0.7 이상인 떼어 둔 파일은 없습니다(수치에서 뺀 파일 "
+        "학습 파일과 자카드 유사도가 0.7 이상인 평가용 파일은 없습니다(수치에서 뺀 파일 "
         "0개). 말뭉치를 "
         "나눌 때 0.6 이상 비슷한 파일은 한쪽에만 두기 때문입니다.",
     ),
@@ -85,7 +85,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "나머지 {count}개는 evaluation.json에 있습니다.",
     ),
     "curves": ("Curves", "학습 곡선"),
-    "no_steps": ("No training step was logged.", "기록된 학습 단계가 없습니다."),
+    "no_steps": ("No training step was logged.", "기록된 학습 스텝가 없습니다."),
     "no_library": (
         "The curves are not drawn, because matplotlib is not installed: "
         "`pip install matplotlib`, then make the report again.",
@@ -94,17 +94,17 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "loss": ("Loss, nats per token", "손실 (토큰당 nat)"),
     "legend_train": ("training", "학습"),
-    "legend_heldout": ("held out", "떼어 둔 코드"),
+    "legend_heldout": ("held out", "평가용 코드"),
     "no_heldout": (
         "No held-out loss was measured during the training.",
-        "학습 중에 떼어 둔 코드의 손실을 재지 않았습니다.",
+        "학습 중에 평가용 코드의 손실을 재지 않았습니다.",
     ),
     "learning_rate": ("Learning rate", "학습률"),
-    "grad_norm": ("Gradient norm, before clipping", "기울기 노름 (자르기 전)"),
+    "grad_norm": ("Gradient norm, before clipping", "그래디언트 노름 (자르기 전)"),
     "tokens_per_second": ("Tokens per second", "초당 토큰"),
     "legend_plan": ("planned, with its range", "예측과 그 범위"),
-    "averaged": ("Each point is a mean of {count} steps.", "점 하나는 {count}단계의 평균입니다."),
-    "x_steps": ("Across: optimizer steps.", "가로축: 학습 단계."),
+    "averaged": ("Each point is a mean of {count} steps.", "점 하나는 {count}스텝의 평균입니다."),
+    "x_steps": ("Across: optimizer steps.", "가로축: 학습 스텝."),
     "memory": ("Memory", "메모리"),
     "memory_gpu": ("GPU memory", "GPU 메모리"),
     "memory_ram": ("RAM", "램"),
@@ -128,10 +128,10 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "no": ("no", "아니요"),
     "peak": ("Peak memory, GiB", "최대 메모리 (GiB)"),
     "speed": ("Tokens per second, warm", "초당 토큰 (준비 뒤)"),
-    "steps": ("Optimizer steps", "학습 단계"),
+    "steps": ("Optimizer steps", "학습 스텝"),
     "minutes": (
         "Minutes (planned: all; happened: steps alone)",
-        "분 (예측: 전체, 실제: 학습 단계만)",
+        "분 (예측: 전체, 실제: 학습 스텝만)",
     ),
     "policy": ("What layers keep for their backward", "역전파를 위해 층이 보관하는 것"),
     "corpus": ("What the corpus held and dropped", "말뭉치에 담긴 것과 빠진 것"),
@@ -142,7 +142,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "corpus_line": (
         "{kept} of {seen} files kept ({size} MB): {train} to train on, {heldout} held out. "
         "Secrets replaced by placeholders: {secrets}. Folders not entered: {folders}.",
-        "파일 {seen}개 중 {kept}개를 담음 ({size} MB): 학습 {train}개, 떼어 둔 것 {heldout}개. "
+        "파일 {seen}개 중 {kept}개를 담음 ({size} MB): 학습 {train}개, 평가용 {heldout}개. "
         "자리표시자로 바꾼 비밀값: {secrets}개. 들어가지 않은 폴더: {folders}개.",
     ),
     "rows_line": (
@@ -164,7 +164,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "{shown} of {count} next lines, those first that only the tuned model got right, so they "
         "are no fair sample; the figures above count all. Marked: what is written otherwise, and "
         "struck out: what is missing.",
-        "다음 줄 {count}개 중 {shown}개입니다. 튜닝한 모델만 맞힌 것이 먼저 나오므로 고른 "
+        "다음 줄 {count}개 중 {shown}개입니다. 튜닝 모델만 맞힌 것이 먼저 나오므로 고른 "
         "표본이 아니며, "
         "위의 수치는 전부를 셉니다. 표시된 부분은 다르게 쓴 것, 줄 그은 부분은 빠뜨린 것입니다.",
     ),
@@ -175,16 +175,16 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "no_events": ("Nothing out of the ordinary was recorded.", "특별한 일은 기록되지 않았습니다."),
     "overflows": (
         "{count} steps overflowed fp16 and changed no weight; the loss scale was lowered.",
-        "{count}단계에서 fp16이 넘쳐 가중치를 바꾸지 않았고, 손실 배율을 낮췄습니다.",
+        "{count}스텝에서 fp16이 넘쳐 가중치를 바꾸지 않았고, 손실 배율을 낮췄습니다.",
     ),
-    "healed": ("Step {step}, memory ran out: {remedy}", "{step}단계에서 메모리 부족: {remedy}"),
+    "healed": ("Step {step}, memory ran out: {remedy}", "{step}스텝에서 메모리 부족: {remedy}"),
     "best_step": (
         "The weights of step {step} were exported, where the held-out loss was lowest ({loss}).",
-        "떼어 둔 코드의 손실이 가장 낮았던 {step}단계의 가중치를 내보냈습니다({loss}).",
+        "평가용 코드의 손실이 가장 낮았던 {step}스텝의 가중치를 내보냈습니다({loss}).",
     ),
     "stopped_early": (
         "The training ended early, because the held-out loss fell no more.",
-        "떼어 둔 코드의 손실이 더 줄지 않아 학습을 일찍 끝냈습니다.",
+        "평가용 코드의 손실이 더 줄지 않아 학습을 일찍 끝냈습니다.",
     ),
     "unreadable": (
         "{count} lines of metrics.jsonl cannot be read and are left out.",
@@ -197,7 +197,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "seed": ("Seed", "시드"),
     "revision": ("Revision", "리비전"),
     "precision": ("Precision", "정밀도"),
-    "base_digest": ("Base model's digest", "원래 모델의 다이제스트"),
+    "base_digest": ("Base model's digest", "원본 모델의 다이제스트"),
     "corpus_digest": ("Corpus' fingerprint", "말뭉치 지문"),
     "rows_digest": ("Rows' fingerprint", "행 지문"),
     "machine": ("Machine", "기기"),
@@ -257,7 +257,7 @@ _BECAUSE: Final[dict[Ruling, tuple[str, str]]] = {
     "too_few_files": (
         "{files} held-out files say nothing sure about others. Raise heldout_share, or read more "
         "with --eval-max-tokens.",
-        "떼어 둔 파일 {files}개로는 다른 파일에 대해 확실히 말할 수 없습니다. "
+        "평가용 파일 {files}개로는 다른 파일에 대해 확실히 말할 수 없습니다. "
         "heldout_share를 올리거나 --eval-max-tokens로 더 읽으세요.",
     ),
 }
