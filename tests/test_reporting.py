@@ -86,6 +86,13 @@ def test_what_is_damaged_or_gone_is_said_and_the_rest_shown(run):
     assert "<svg" in page
 
 
+def test_a_run_whose_process_is_gone_has_stopped_and_a_hidden_one_says_what_it_wrote(run):
+    RunFolder(run).update(status="running")
+    assert read_contents(RunFolder(run)).status == "stopped"
+    hidden = run.rename(run.with_name(".shop"))
+    assert read_contents(RunFolder(hidden)).status == "running"
+
+
 def test_nothing_but_an_older_report_is_replaced(run, tmp_path):
     other = tmp_path / "notes.html"
     other.write_text("<!doctype html>mine", encoding="utf-8")

@@ -72,9 +72,7 @@ def read_contents(folder: RunFolder) -> Contents:
     return Contents(
         name=folder.path.name,
         path=str(folder.path),
-        status=next(
-            one.status for one in list_runs(folder.path.parent) if one.path == str(folder.path)
-        ),
+        status=_status(folder, state.status),
         state=state,
         config_toml=_text(folder.config_toml),
         metrics=parse_metrics(_text(folder.metrics).splitlines()),
@@ -86,6 +84,13 @@ def read_contents(folder: RunFolder) -> Contents:
         has_adapter=folder.adapter.exists(),
         damaged=tuple(damaged),
     )
+
+
+def _status(folder: RunFolder, written: str) -> str:
+    """As the list of runs says it: that knows when the process is gone."""
+    infos = list_runs(folder.path.parent)
+    # A run whose name begins with a dot is in no list.
+    return next((one.status for one in infos if one.path == str(folder.path)), written)
 
 
 def _tally(folder: RunFolder) -> tuple[tuple[LanguageTally, ...], int]:

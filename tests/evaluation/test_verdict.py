@@ -34,7 +34,12 @@ FOUND = Evaluation(
         (
             {"line_differences": {"exact_match": Interval(value=-0.1, low=-0.3, high=0.1)}},
             "better",
-            "ship it",
+            "ship it. Whether it writes better lines is not sure",
+        ),
+        (
+            {"line_differences": {"exact_match": Interval(value=0.2, low=0.1, high=0.3)}},
+            "better",
+            "-0.2000: ship it.",
         ),
     ],
 )
@@ -44,6 +49,8 @@ def test_each_outcome_has_its_ruling_and_its_reason(changes, ruling, said):
     assert found.ship == (ruling == "better")
     assert said in found.sentence
     assert ("don't ship it" in found.sentence) != found.ship
+    if said.endswith("ship it."):
+        assert found.sentence.endswith(said)
 
 
 def test_a_language_that_got_surely_worse_is_named():

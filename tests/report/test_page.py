@@ -109,6 +109,19 @@ def test_korean_says_the_same_in_korean():
         assert said in words
 
 
+def test_what_is_not_sure_is_said():
+    nothing = {"exact_match": Interval(value=0.0, low=0.0, high=0.0)}
+    evaluation = replace(EVALUATION, line_differences=nothing)
+    _, words = read(to_html(replace(RUN, evaluation=evaluation), "en"))
+    assert "Whether it writes better lines is not sure" in words
+    assert "no difference in any file" in words
+    assert "too few files for an interval" in words  # names and similarity
+    old = replace(EVALUATION, line_differences={}, groups=())
+    _, words = read(to_html(replace(RUN, evaluation=old), "en"))
+    assert "no interval: evaluate again" in words
+    assert "is not sure" not in words
+
+
 def test_what_is_missing_is_said():
     _, words = read(to_html(BARE, "en"))
     for said in (
@@ -116,9 +129,9 @@ def test_what_is_missing_is_said():
         "Nothing was planned", "The source tree was not read yet", "stopped in the middle",
     ):  # fmt: skip
         assert said in words, said
-    _, words = read(to_html(replace(RUN, evaluation=None), "en"))
+    _, words = read(to_html(replace(RUN, evaluation=None, path="/my runs/shop"), "en"))
     assert "The run was not evaluated" in words
-    assert "repotune evaluate shop" in words
+    assert 'repotune evaluate "/my runs/shop"' in words
     _, words = read(to_html(replace(RUN, damaged=("x is damaged.",)), "en"))
     assert "x is damaged." in words
 

@@ -13,6 +13,8 @@ LINE_FIGURES: Final = {
     "name_recall": "names of the repository recalled",
 }
 
+NO_SURE_CHANGE: Final = " Whether it writes better lines is not sure from so few of them."
+
 
 def judge(evaluation: Evaluation) -> Judgement:
     """The ruling on ``evaluation``, whose own judgement is not looked at.
@@ -38,6 +40,12 @@ def surely_worse_lines(evaluation: Evaluation) -> tuple[str, ...]:
     """The figures of the next lines whose whole interval is below zero."""
     differences = evaluation.line_differences
     return tuple(name for name, one in differences.items() if one.high < 0)
+
+
+def surely_better_lines(evaluation: Evaluation) -> bool:
+    """Whether a figure of the next lines has got surely better, or none has an interval."""
+    differences = evaluation.line_differences.values()
+    return not differences or any(one.low > 0 for one in differences)
 
 
 def _ruling(evaluation: Evaluation) -> Ruling:
@@ -82,4 +90,5 @@ def _sentence(evaluation: Evaluation, ruling: Ruling, worse_on: tuple[str, ...])
             )
         case "better":
             but = f" Not for {', '.join(worse_on)}, where it is surely worse." if worse_on else ""
-            return f"Better, by {size}, {span}: ship it.{but}"
+            lines = "" if surely_better_lines(evaluation) else NO_SURE_CHANGE
+            return f"Better, by {size}, {span}: ship it.{but}{lines}"

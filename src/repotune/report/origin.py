@@ -7,7 +7,7 @@ from typing import Final
 
 from repotune.report.contents import Contents, Lang
 from repotune.report.tags import Bar, Cell, code_block, paragraph, section, table, text
-from repotune.report.texts import reason_text, say
+from repotune.report.texts import quoted, reason_text, say
 
 LANGUAGES_SHOWN: Final = 25
 REASONS_PER_LANGUAGE: Final = 3
@@ -55,9 +55,10 @@ def corpus(run: Contents, lang: Lang) -> str:
 def reproduce(run: Contents, lang: Lang) -> str:
     """Command, settings, versions, seed and digests."""
     state = run.state
-    command = f"repotune tune {_quoted(state.tree)} --config config.toml"
-    if "--model" not in command and "model" not in run.config_toml:
-        command += f" --model {_quoted(str(state.facts.get('model', state.model) or 'starter'))}"
+    command = f"repotune tune {quoted(state.tree)} --config config.toml"
+    if state.config.get("model") is None and state.facts.get("model"):
+        # Which one that was depended on the machine.
+        command += f" --model {quoted(state.facts['model'])}"
     return section(
         "reproduce",
         say("reproduce", lang),
@@ -108,7 +109,3 @@ def _identity(run: Contents, lang: Lang) -> Iterator[tuple[str, str]]:
         ("rows_digest", run.rows and run.rows.fingerprint),
     )
     yield from ((say(name, lang), str(value)) for name, value in rows if value is not None)
-
-
-def _quoted(argument: str) -> str:
-    return f'"{argument}"' if " " in argument else argument

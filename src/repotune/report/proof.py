@@ -9,7 +9,7 @@ from repotune.records import Completion, Evaluation, GroupFigures, Interval
 from repotune.report.contents import Contents, Lang
 from repotune.report.difference import difference
 from repotune.report.tags import paragraph, section, table, text
-from repotune.report.texts import because, headline, say
+from repotune.report.texts import because, headline, quoted, say
 
 COMPLETIONS_SHOWN: Final = 20
 LINES_ABOVE: Final = 4
@@ -26,7 +26,7 @@ def verdict(run: Contents, lang: Lang) -> str:
     if evaluation is None or evaluation.judgement is None:
         why = "not_evaluated" if run.has_adapter else "not_finished"
         tone, title = "warn", say("verdict_unknown", lang)
-        reason, figures = say(why, lang, run=run.name), ""
+        reason, figures = say(why, lang, run=quoted(run.path)), ""
     else:
         judgement = evaluation.judgement
         tone, title = _TONES[judgement.ruling], headline(judgement, lang)
@@ -120,7 +120,9 @@ def _figure_rows(evaluation: Evaluation, lang: Lang) -> Iterator[tuple[str, ...]
         interval = evaluation.line_differences.get(name)
         # Those of older versions have neither groups nor intervals of lines.
         shown = say("too_few" if evaluation.groups else "not_computed", lang)
-        if interval is not None:
+        if interval is not None and interval.low == interval.high == 0:
+            shown = say("none_seen", lang)  # an interval without width would promise too much
+        elif interval is not None:
             value, low, high = (100 * one for one in (interval.value, interval.low, interval.high))
             shown = f"{value:+.1f} pp ({low:+.1f} – {high:+.1f})"
         yield say(name, lang), f"{shares['base']:.1%}", f"{shares['tuned']:.1%}", shown

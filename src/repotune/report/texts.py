@@ -44,6 +44,11 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Not for {languages}, where it is surely worse.",
         "다만 {languages} 코드에서는 확실히 나빠졌습니다.",
     ),
+    "lines_not_sure": (
+        "Whether it writes better lines is not sure from so few of them.",
+        "더 나은 줄을 써내는지는 이만큼의 줄로는 확실하지 않습니다.",
+    ),
+    "none_seen": ("no difference in any file", "모든 파일에서 차이 없음"),
     "bits": ("Bits per byte, held-out code", "평가용 코드의 바이트당 비트"),
     "bits_note": ("lower is better", "낮을수록 좋음"),
     "exact_match": ("Next line exactly right", "다음 줄이 정확히 일치"),
@@ -268,6 +273,11 @@ def say(name: str, lang: Lang, /, **values: object) -> str:
     return _TEXTS[name][lang == "ko"].format(**values)
 
 
+def quoted(argument: str) -> str:
+    """A path as it can be typed."""
+    return f'"{argument}"' if " " in argument else argument
+
+
 def reason_text(reason: str, lang: Lang) -> str:
     """Why a file was dropped."""
     return REASONS_KO.get(reason, reason) if lang == "ko" else reason
@@ -293,4 +303,7 @@ def because(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:
     )
     if judgement.ship and judgement.worse_on:
         sentence += " " + say("not_for", lang, languages=", ".join(judgement.worse_on))
+    lines = evaluation.line_differences.values()
+    if judgement.ship and lines and not any(one.low > 0 for one in lines):
+        sentence += " " + say("lines_not_sure", lang)
     return sentence
