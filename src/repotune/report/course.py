@@ -9,7 +9,7 @@ from repotune.report.contents import Contents, Lang
 from repotune.report.curves import Curve, can_draw, draw, means_of, number
 from repotune.report.metrics import Points
 from repotune.report.tags import paragraph, section, table, text
-from repotune.report.texts import say
+from repotune.report.texts import TO, say
 
 _GIB: Final = 2**30
 _ROOM: Final = 1.08
@@ -162,7 +162,7 @@ def _plan_rows(run: Contents, lang: Lang) -> Iterator[tuple[str, ...]]:
 
 def _range(planned: Mapping[str, float], digits: int) -> str:
     low, expected, high = (f"{planned[one]:,.{digits}f}" for one in ("low", "expected", "high"))
-    return f"{expected} ({low} – {high})"
+    return f"{expected} ({low}{TO}{high})"
 
 
 def _planned(run: Contents, name: str) -> dict[str, float] | None:

@@ -9,7 +9,7 @@ from repotune.records import Completion, Evaluation, GroupFigures, Interval
 from repotune.report.contents import Contents, Lang
 from repotune.report.difference import difference
 from repotune.report.tags import paragraph, section, table, text
-from repotune.report.texts import because, headline, quoted, say
+from repotune.report.texts import TO, because, headline, quoted, say
 
 COMPLETIONS_SHOWN: Final = 20
 LINES_ABOVE: Final = 4
@@ -124,7 +124,7 @@ def _figure_rows(evaluation: Evaluation, lang: Lang) -> Iterator[tuple[str, ...]
             shown = say("none_seen", lang)  # an interval without width would promise too much
         elif interval is not None:
             value, low, high = (100 * one for one in (interval.value, interval.low, interval.high))
-            shown = f"{value:+.1f} pp ({low:+.1f} – {high:+.1f})"
+            shown = f"{value:+.1f} pp ({low:+.1f}{TO}{high:+.1f})"
         yield say(name, lang), f"{shares['base']:.1%}", f"{shares['tuned']:.1%}", shown
 
 
@@ -152,7 +152,7 @@ def _groups(groups: list[GroupFigures], by: str, lang: Lang) -> Iterator[str]:
 
 
 def _bits(interval: Interval) -> str:
-    return f"{interval.value:+.4f} ({interval.low:+.4f} – {interval.high:+.4f})"
+    return f"{interval.value:+.4f} ({interval.low:+.4f}{TO}{interval.high:+.4f})"
 
 
 def _completion(one: Completion, lang: Lang) -> str:

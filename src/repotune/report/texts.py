@@ -7,6 +7,9 @@ from typing import Final
 from repotune.records import Evaluation, Judgement, Ruling
 from repotune.report.contents import Lang
 
+TO: Final = "\N{NO-BREAK SPACE}–\N{NO-BREAK SPACE}"
+"""Keeps the two ends of an interval on one line."""
+
 _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "title": ("Report on {name}", "{name} 보고서"),
     "contents": ("Contents", "목차"),
