@@ -18,6 +18,13 @@ from .tiny import document
         ("# the class that knows the type of all\n", ""),
         ("pub fn parse_line(text: &str) -> Line {\n  let mut rest = text;\n", "parse_line rest"),
         ("export const makeStore = (a) => a;\nfunction go(x) {}\n", "makeStore"),
+        (
+            "public final class Cart {\n    private List<Item> items = other();\n"
+            "    public void addItem(Item item) {\n        while (go(x)) {\n",
+            "Cart items addItem",
+        ),
+        ("func (s *Store) Fetch(id int) error {\n\tuserName := s.load(id)\n", "Fetch userName"),
+        ("class Foo {\n  handleClick(event) {\n    if (that(x)) {\n", "Foo handleClick"),
         ("장바구니 = 1\nx = 2\n", "장바구니"),
     ],
 )

@@ -1,9 +1,9 @@
 """The repository's own names, and whether a completion knows them where the prompt does not help.
 
 A name is *defined* in a file if it follows a word that declares (``def``, ``class``, ``struct``,
-``const``, …), is assigned to, or heads a function in the way of C. That is read by patterns, alike
-for all languages and without a parser: a few definitions are missed, and a call at the beginning
-of a line is taken for one, for both models alike.
+``const``, …), is assigned to, or heads a function in the way of C or a method in braces. That is
+read by patterns, alike for all languages and without a parser: a few definitions are missed, and a
+call at the beginning of a line is taken for one, for both models alike.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ _NAME = re.compile(r"[^\W\d]\w*")
 _DECLARED = (
     r"^[ \t]*(?:(?:pub|export|default|public|private|protected|internal|static|abstract|final|async"
     r"|inline|open|override|sealed|data|unsafe)(?:\([^)\n]*\))?[ \t]+)*"
-    r"(?:def|class|fn|func|function|fun|sub|struct|enum|union|interface|trait|type|module|namespace"
+    r"(?:def|class|fn|func(?:[ \t]*\([^)\n]*\))?|function|fun|sub|struct|enum|union|interface|trait|type|module|namespace"
     r"|#[ \t]*define|let(?:[ \t]+mut)?|var|val|const(?=[ \t]+\w+[ \t]*[:=]))[ \t]+([^\W\d]\w*)"
 )
 _ASSIGNED = r"(?:^|[\s.(,])([^\W\d]\w*)[ \t]*(?::[^=\n]{1,60})?(?:[-+*/|&^%]|<<|>>|:)?=(?![=>])"
 _C_FUNCTION = r"^[^\W\d][\w \t*&:<>]*?[ \t*&]([^\W\d]\w*)[ \t]*\("
-_DEFINITIONS = tuple(
-    re.compile(pattern, re.MULTILINE) for pattern in (_DECLARED, _ASSIGNED, _C_FUNCTION)
+_METHOD = (
+    r"^[ \t]+(?:[\w<>:\[\],.?]+[ \t*&]+)*?([^\W\d]\w*)[ \t]*"
+    r"\([^;{}\n]*\)[^;=(){}\n]*\{[ \t]*$"
 )
+_DEFINITIONS = tuple(
+    re.compile(pattern, re.MULTILINE) for pattern in (_DECLARED, _ASSIGNED, _C_FUNCTION, _METHOD)
+)
+_CONTROL = frozenset(("for", "while", "switch", "catch", "foreach", "match", "function", "return"))
+"""What else stands before brackets and a brace."""
 
 
 def defined_names(documents: Iterable[Document]) -> frozenset[str]:
@@ -36,7 +42,7 @@ def defined_names(documents: Iterable[Document]) -> frozenset[str]:
     for document in documents:
         for pattern in _DEFINITIONS:
             found.update(pattern.findall(document.text))
-    return frozenset(name for name in found if len(name) >= MIN_LENGTH)
+    return frozenset(name for name in found - _CONTROL if len(name) >= MIN_LENGTH)
 
 
 def names_of(text: str) -> frozenset[str]:
