@@ -25,6 +25,9 @@ from .tiny import document
         ),
         ("func (s *Store) Fetch(id int) error {\n\tuserName := s.load(id)\n", "Fetch userName"),
         ("class Foo {\n  handleClick(event) {\n    if (that(x)) {\n", "Foo handleClick"),
+        ("found = load(path, left=1,\n    right=2)\nif limit <= other:\n", "found"),
+        ("    std::string label = other();\n    node->next = x;\n", "label next"),
+        ("from a import (\n    Base,\n)\nself = this\n", ""),
         ("장바구니 = 1\nx = 2\n", "장바구니"),
     ],
 )

@@ -20,10 +20,15 @@ _NAME = re.compile(r"[^\W\d]\w*")
 _DECLARED = (
     r"^[ \t]*(?:(?:pub|export|default|public|private|protected|internal|static|abstract|final|async"
     r"|inline|open|override|sealed|data|unsafe)(?:\([^)\n]*\))?[ \t]+)*"
-    r"(?:def|class|fn|func(?:[ \t]*\([^)\n]*\))?|function|fun|sub|struct|enum|union|interface|trait|type|module|namespace"
-    r"|#[ \t]*define|let(?:[ \t]+mut)?|var|val|const(?=[ \t]+\w+[ \t]*[:=]))[ \t]+([^\W\d]\w*)"
+    r"(?:def|class|fn|func(?:[ \t]*\([^)\n]*\))?|function|fun|sub|struct|enum|union"
+    r"|interface|trait|type|module|namespace|#[ \t]*define|let(?:[ \t]+mut)?|var|val"
+    r"|const(?=[ \t]+\w+[ \t]*[:=]))[ \t]+([^\W\d]\w*)"
 )
-_ASSIGNED = r"(?:^|[\s.(,])([^\W\d]\w*)[ \t]*(?::[^=\n]{1,60})?(?:[-+*/|&^%]|<<|>>|:)?=(?![=>])"
+# With a space before the sign: without, it is mostly an argument that a call names.
+_ASSIGNED = (
+    r"^[ \t]*(?:[\w<>:\[\],.?*&]+[ \t]+)*?(?:\w+(?:\.|->))*([^\W\d]\w*)"
+    r"(?:[ \t]*:(?!:)[^=\n]{1,60})?[ \t]+(?:[-+*/|&^%]|<<|>>|:)?=(?![=>])"
+)
 _C_FUNCTION = r"^[^\W\d][\w \t*&:<>]*?[ \t*&]([^\W\d]\w*)[ \t]*\("
 _METHOD = (
     r"^[ \t]+(?:[\w<>:\[\],.?]+[ \t*&]+)*?([^\W\d]\w*)[ \t]*"
@@ -32,8 +37,14 @@ _METHOD = (
 _DEFINITIONS = tuple(
     re.compile(pattern, re.MULTILINE) for pattern in (_DECLARED, _ASSIGNED, _C_FUNCTION, _METHOD)
 )
-_CONTROL = frozenset(("for", "while", "switch", "catch", "foreach", "match", "function", "return"))
-"""What else stands before brackets and a brace."""
+_KEYWORDS = frozenset(
+    "and assert await bool break case catch char class const continue default delete elif else enum "
+    "except export False false finally float for foreach from function goto import int lambda let "
+    "long match new nil None not null package public private raise return self short sizeof static "
+    "struct super switch this throw True true try typeof until use using var void while with yield"
+    .split()
+)  # fmt: skip
+"""Of any language: the patterns take some of them for names."""
 
 
 def defined_names(documents: Iterable[Document]) -> frozenset[str]:
@@ -42,7 +53,7 @@ def defined_names(documents: Iterable[Document]) -> frozenset[str]:
     for document in documents:
         for pattern in _DEFINITIONS:
             found.update(pattern.findall(document.text))
-    return frozenset(name for name in found - _CONTROL if len(name) >= MIN_LENGTH)
+    return frozenset(name for name in found - _KEYWORDS if len(name) >= MIN_LENGTH)
 
 
 def names_of(text: str) -> frozenset[str]:
