@@ -37,13 +37,15 @@ _METHOD = (
 _DEFINITIONS = tuple(
     re.compile(pattern, re.MULTILINE) for pattern in (_DECLARED, _ASSIGNED, _C_FUNCTION, _METHOD)
 )
-_KEYWORDS = frozenset(
-    "and assert await bool break case catch char class const continue default delete elif else enum "
-    "except export False false finally float for foreach from function goto import int lambda let "
-    "long match new nil None not null package public private raise return self short sizeof static "
-    "struct super switch this throw True true try typeof until use using var void while with yield"
-    .split()
-)  # fmt: skip
+_KEYWORDS = frozenset((
+    "False", "None", "True", "and", "assert", "await", "bool", "break", "case", "catch", "char",
+    "class", "const", "continue", "default", "delete", "elif", "else", "enum", "except", "export",
+    "false", "finally", "float", "for", "foreach", "from", "function", "goto", "import", "int",
+    "lambda", "let", "long", "match", "new", "nil", "not", "null", "package", "private", "public",
+    "raise", "return", "self", "short", "sizeof", "static", "struct", "super", "switch", "this",
+    "throw", "true", "try", "typeof", "until", "use", "using", "var", "void", "while", "with",
+    "yield",
+))  # fmt: skip
 """Of any language: the patterns take some of them for names."""
 
 
