@@ -28,9 +28,9 @@ FLOOR = {
     "corpus": 3, "tokens": 3, "machine": 3, "kernels": 3, "planning": 3,
     "model": 4,
     "training": 5, "evaluation": 5, "export": 5, "serving": 5, "job": 5, "survey": 5,
-    "forecast": 5, "requirements": 5,
+    "forecast": 5, "requirements": 5, "report": 5,
     "stages": 6,
-    "pipeline": 7, "preflight": 7, "handover": 7, "verify": 7,
+    "pipeline": 7, "preflight": 7, "handover": 7, "verify": 7, "reporting": 7,
     "cli": 8, "web": 8, "__init__": 8,
     "__main__": 9,
 }  # fmt: skip
@@ -45,6 +45,7 @@ ONE_FILE_EACH = (
     "gguf",
     "huggingface_hub",
     "identify",
+    "matplotlib",
     "pathspec",
     "peft",
     "psutil",
@@ -58,7 +59,7 @@ ONE_FILE_EACH = (
 ONLY_IN_CLI = ("click", "rich")
 COMES_WITH_TORCH = {"triton"}
 """On Linux, with its CUDA builds; ``kernels.select`` says what happens without it."""
-OPTIONAL = {"transformers": "check", "peft": "check", "xllamacpp": "gguf"}
+OPTIONAL = {"transformers": "check", "peft": "check", "xllamacpp": "gguf", "matplotlib": "report"}
 """Package -> the extra that brings it; imported inside a function that is not reached without."""
 UNSAFE = ("dill", "joblib", "marshal", "pickle", "shelve")
 

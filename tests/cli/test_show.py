@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Literal
 
 from repotune.cli.show import (
     evaluation_text,
@@ -10,7 +11,17 @@ from repotune.cli.show import (
     tune_json,
     tune_text,
 )
-from repotune.records import Completion, Evaluation, HandOver, Interval, Outcome, Proof, RunResult
+from repotune.records import (
+    Completion,
+    Evaluation,
+    GroupFigures,
+    HandOver,
+    Interval,
+    Judgement,
+    Outcome,
+    Proof,
+    RunResult,
+)
 
 EVALUATION = Evaluation(
     files=12,
@@ -91,6 +102,30 @@ def test_people_get_the_figure_its_interval_and_one_completion() -> None:
         " tuned | sum(self.items)",
         " truth | sum(self.prices)",
     ]
+
+
+def test_the_verdict_comes_last_after_names_and_groups() -> None:
+    def group(by: Literal["language", "directory"], name: str) -> GroupFigures:
+        return GroupFigures(
+            by=by, name=name, files=7, bytes_scored=9, base_bits_per_byte=1.25,
+            tuned_bits_per_byte=1.0, difference=EVALUATION.difference if name != "C" else None,
+        )  # fmt: skip
+
+    judgement = Judgement(ship=True, ruling="better", worse_on=(), sentence="Better: ship it.")
+    groups = (group("language", "Python"), group("language", "C"), group("directory", "src"))
+    lines = evaluation_text(
+        replace(
+            EVALUATION, judgement=judgement, groups=groups, names=8,
+            name_recall={"base": 0.125, "tuned": 0.5},
+        )
+    ).splitlines()  # fmt: skip
+    assert lines[-1] == "Verdict    Better: ship it."
+    assert lines[4].startswith("Own names  12.5% -> 50.0% of 8 names that your code defines")
+    assert lines[5:7] == [
+        "By language Python: 1.2500 -> 1.0000, difference -0.3000 to -0.2000, 7 files",
+        "By language C: 1.2500 -> 1.0000, too few for an interval, 7 files",
+    ]
+    assert not any("src: " in line for line in lines)  # the only directory is all files
 
 
 def test_predicted_against_measured() -> None:

@@ -46,6 +46,7 @@ def compare(decoder, tokenizer, documents=DOCUMENTS, **changes):
         "max_prompt_tokens": 59, "seed": 7,
         "emit": events.append, **changes,
     }  # fmt: skip
+    options.setdefault("training", [document("t.py", "def name3(): pass\nname5 = 1\n")])
     return evaluate(decoder, tokenizer, documents, **options), events
 
 
@@ -146,6 +147,23 @@ def test_an_evaluation_is_read_as_it_was_written(tokenizer, folder, tmp_path):
     assert read_evaluation(path) == found
     assert json.loads(path.read_text(encoding="utf-8"))["difference"]["low"] == found.difference.low
     assert [p.name for p in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_an_evaluation_of_an_older_version_is_read_and_judged(tokenizer, folder, tmp_path):
+    found, _ = compare(open_decoder(folder), tokenizer)
+    assert found.judgement.ruling == "no_gain"
+    assert [one.name for one in found.groups] == ["Python", "."]
+    path = tmp_path / "evaluation.json"
+    write_evaluation(path, found)
+    old = json.loads(path.read_text(encoding="utf-8"))
+    for new in ("names", "name_recall", "line_differences", "groups", "judgement"):
+        del old[new]
+    for one in old["completions"]:
+        del one["names"]
+    path.write_text(json.dumps(old), encoding="utf-8")
+    again = read_evaluation(path)
+    assert again.judgement == found.judgement
+    assert again.difference == found.difference
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from repotune.evaluation.completions import (
     edit_similarity,
     exact_match,
     figures,
+    line_differences,
+    name_recall,
     telling_first,
     write_next_lines,
 )
@@ -21,8 +23,10 @@ from .tiny import BYTES, EOS, FIM, Bigrams, chain, make_tokenizer
 C, D = BYTES + ord("c"), BYTES + ord("d")
 
 
-def completion(base, tuned, truth, path="a.py"):
-    return Completion(path=path, line=1, prompt_tail="", truth=truth, base=base, tuned=tuned)
+def completion(base, tuned, truth, path="a.py", names=()):
+    return Completion(
+        path=path, line=1, prompt_tail="", truth=truth, base=base, tuned=tuned, names=names
+    )
 
 
 def test_lines_are_compared_without_the_white_space_around_them():
@@ -52,6 +56,30 @@ def test_figures_are_means_and_those_that_tell_come_first():
     assert [one.path for one in ordered] == ["tuned", "both", "base", "none"]
 
 
+def test_names_are_recalled_as_whole_words_and_counted_over_all_lines():
+    names = ("Basket", "total")
+    one = completion("basket.totals()", "Basket().total", "Basket.total", names=names)
+    other = completion("total", "x", "total", names=("total",))
+    asked, recall = name_recall([one, other, completion("a", "b", "c")])
+    assert (asked, recall) == (3, {"base": 1 / 3, "tuned": 2 / 3})
+    assert name_recall([completion("a", "b", "c")]) == (0, {})
+
+
+def test_differences_of_lines_are_paired_by_file_and_need_six():
+    lines = [completion("x", "abcd", "abcd", f"{i}.py", ("abcd",)) for i in range(6)]
+    some = line_differences(lines, seed=1)
+    assert {name: (one.value, one.low, one.high) for name, one in some.items()} == {
+        "exact_match": (1, 1, 1), "edit_similarity": (1, 1, 1), "name_recall": (1, 1, 1),
+    }  # fmt: skip
+    assert line_differences(lines[:5] * 2, seed=1) == {}
+    # a file without a name to recall says nothing of that, but of the lines
+    lines[5] = completion("x", "x", "x", "5.py")
+    some = line_differences(lines, seed=1)
+    assert set(some) == {"exact_match", "edit_similarity"}
+    assert some["exact_match"].value == pytest.approx(5 / 6)
+    assert some["exact_match"].low < 5 / 6 < some["exact_match"].high
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
@@ -69,11 +97,12 @@ def test_next_lines_are_written_to_their_end_from_the_end_of_the_file_so_far(dec
     cursor = Cursor(path="a.py", line=20, prefix="\n".join([*lines, ""]), truth="cog")
     events = []
     (one,) = write_next_lines(
-        decoder, tokenizer, [cursor], max_seq_length=64, max_line_tokens=8, stage="s",
-        emit=events.append,
+        decoder, tokenizer, [cursor], defined=frozenset({"cog", "line", "other"}),
+        max_seq_length=64, max_line_tokens=8, stage="s", emit=events.append,
     )  # fmt: skip
     assert (one.base, one.tuned, one.truth) == ("cat", "cog", "cog")
     assert (one.path, one.line) == ("a.py", 20)
+    assert one.names == ("cog",)
     assert one.prompt_tail == "\n".join([*lines[-8:], ""])
     assert events == [StageProgress(stage="s", done=1)]
 

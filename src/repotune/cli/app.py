@@ -16,6 +16,7 @@ from repotune.errors import RepotuneError
 COMMANDS = {
     "tune": "Tune a model on the code in a folder, or go on with a run.",
     "evaluate": "Compare base and tuned on a run's held-out files.",
+    "report": "Write a run's report as one HTML file.",
     "complete": "Complete the code at one cursor, base against tuned.",
     "verify": "Check a run's files, and that its adapter does what it did.",
     "export": "Write the tuned model for another program, and prove it there.",

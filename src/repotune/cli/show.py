@@ -10,8 +10,10 @@ from typing import Any
 
 import click
 
-from repotune.records import Completion, Evaluation, HandOver, Outcome, RunResult
+from repotune.records import Completion, Evaluation, GroupFigures, HandOver, Outcome, RunResult
 from repotune.runs import RunInfo
+
+GROUPS_SHOWN = 5
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -107,7 +109,7 @@ def outcome_text(outcome: Outcome) -> str:
 
 
 def evaluation_text(evaluation: Evaluation) -> str:
-    """Base against tuned, and one completion as an example."""
+    """Base against tuned, one completion as an example, and the verdict."""
     base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
     difference = evaluation.difference
     lines = [
@@ -116,6 +118,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
         f"to {difference.high:+.4f})",
         f"           {evaluation.files} of {evaluation.files_available} files, "
         f"{evaluation.tokens:,} tokens; {evaluation.sampled}",
+        "           none is a near-duplicate of a training file (Jaccard 0.7 or more): left out 0",
     ]
     if evaluation.cursors:
         exact, similar = evaluation.exact_match, evaluation.edit_similarity
@@ -124,8 +127,36 @@ def evaluation_text(evaluation: Evaluation) -> str:
             f"edit similarity {similar['base']:.3f} -> {similar['tuned']:.3f}, "
             f"{evaluation.cursors} cursors"
         )
+    if evaluation.names:
+        recall = evaluation.name_recall
+        lines.append(
+            f"Own names  {recall['base']:.1%} -> {recall['tuned']:.1%} of {evaluation.names} names "
+            "that your code defines, and that did not stand above the cursor"
+        )
+    lines += [f"By {one.by} {group_text(one)}" for one in shown_groups(evaluation)]
     lines += [completion_text(one) for one in evaluation.completions[:1]]
+    if evaluation.judgement:
+        lines.append(f"Verdict    {evaluation.judgement.sentence}")
     return "\n".join(lines)
+
+
+def shown_groups(evaluation: Evaluation) -> list[GroupFigures]:
+    """The largest few of each kind; none of a kind that has only one, which is all files."""
+    groups = evaluation.groups
+    kinds = [[one for one in groups if one.by == by] for by in ("language", "directory")]
+    return [one for some in kinds if len(some) > 1 for one in some[:GROUPS_SHOWN]]
+
+
+def group_text(one: GroupFigures) -> str:
+    """``Python: 1.2500 -> 1.0000 (-0.3000 to -0.2000), 12 files``."""
+    interval = one.difference
+    span = "too few for an interval"
+    if interval is not None:
+        span = f"difference {interval.low:+.4f} to {interval.high:+.4f}"
+    return (
+        f"{one.name}: {one.base_bits_per_byte:.4f} -> {one.tuned_bits_per_byte:.4f}, {span}, "
+        f"{one.files} files"
+    )
 
 
 def completion_text(completion: Completion) -> str:

@@ -1,9 +1,10 @@
-"""Base against tuned on held-out code: bits per byte, next lines, and how sure the figures are.
+"""Base against tuned on held-out code: bits per byte, next lines, how sure that is, a verdict.
 
 ``excerpts`` chooses what is read of which file, ``bits_per_byte`` scores it, ``bootstrap`` gives
-the interval; ``cursors`` chooses places in the files, ``continuation`` writes on from there,
-``completions`` compares; ``comparison`` is all of it, ``saved`` its file on disk. ``sample`` is a
-small part of it, for the time of the training.
+the interval, ``groups`` the same by language and directory; ``cursors`` chooses places in the
+files, ``continuation`` writes on from there, ``completions`` compares, also by the repository's own
+``names``; ``verdict`` says whether to use the adapter; ``comparison`` is all of it, ``saved`` its
+file on disk. ``sample`` is a small part of it, for the time of the training.
 """
 
 from repotune.evaluation.comparison import evaluate

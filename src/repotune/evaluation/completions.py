@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from rapidfuzz import fuzz
 
 from repotune.errors import UsageError
+from repotune.evaluation.bootstrap import paired_interval
 from repotune.evaluation.continuation import BROKEN, continuation, fitted_prompt
 from repotune.evaluation.cursors import Cursor
+from repotune.evaluation.groups import MIN_FILES
+from repotune.evaluation.names import asked_names, names_of
 from repotune.events import Emit, StageProgress
 from repotune.model import Decoder
-from repotune.records import Completion
+from repotune.records import Completion, Interval
 from repotune.tokens import CodeTokenizer
 
 TAIL_LINES = 8
@@ -34,6 +38,7 @@ def write_next_lines(
     tokenizer: CodeTokenizer,
     cursors: Sequence[Cursor],
     *,
+    defined: frozenset[str],
     max_seq_length: int,
     max_line_tokens: int,
     stage: str,
@@ -43,6 +48,7 @@ def write_next_lines(
 
     Both get the same prompt: the file up to the cursor, or as much of its end as leaves room for
     the line in ``max_seq_length``. A line longer than ``max_line_tokens`` is cut there.
+    ``defined`` are the names that the repository defines, as far as the training has seen it.
     """
     done: list[Completion] = []
     for cursor in cursors:
@@ -67,6 +73,7 @@ def write_next_lines(
                 truth=cursor.truth,
                 base=written["base"],
                 tuned=written["tuned"],
+                names=asked_names(cursor.truth, cursor.prefix, defined),
             )
         )
         emit(StageProgress(stage=stage, done=len(done)))
@@ -88,6 +95,55 @@ def figures(completions: Sequence[Completion]) -> tuple[dict[str, float], dict[s
     exact = {name: sum(exact_match(*pair) for pair in texts[name]) / count for name in texts}
     alike = {name: sum(edit_similarity(*pair) for pair in texts[name]) / count for name in texts}
     return exact, alike
+
+
+def name_recall(completions: Sequence[Completion]) -> tuple[int, dict[str, float]]:
+    """How many names were asked for, and the share of them that ``base`` and ``tuned`` wrote.
+
+    Without a name the shares are empty.
+    """
+    asked = sum(len(one.names) for one in completions)
+    if not asked:
+        return 0, {}
+    return asked, {
+        "base": sum(_recalled(one.names, one.base) for one in completions) / asked,
+        "tuned": sum(_recalled(one.names, one.tuned) for one in completions) / asked,
+    }
+
+
+def line_differences(completions: Sequence[Completion], *, seed: int) -> dict[str, Interval]:
+    """Tuned minus base of each figure, with a paired bootstrap over files.
+
+    ``exact_match`` and ``edit_similarity`` are means over completions, ``name_recall`` one over
+    names. A figure of which fewer than six files say something is left out.
+    """
+    found = {}
+    for name, figure in _LINE_FIGURES.items():
+        files: dict[str, list[tuple[float, float, int]]] = {}
+        for one in completions:
+            (base, size), (tuned, _) = figure(one, one.base), figure(one, one.tuned)
+            if size:
+                files.setdefault(one.path, []).append((base, tuned, size))
+        if len(files) >= MIN_FILES:
+            sums = np.array([np.sum(of_file, axis=0) for of_file in files.values()])
+            found[name] = paired_interval(sums[:, 0], sums[:, 1], sums[:, 2], seed=seed)
+    return found
+
+
+def _exact(one: Completion, line: str) -> tuple[float, int]:
+    return float(exact_match(line, one.truth)), 1
+
+
+def _alike(one: Completion, line: str) -> tuple[float, int]:
+    return edit_similarity(line, one.truth), 1
+
+
+def _named(one: Completion, line: str) -> tuple[float, int]:
+    return float(_recalled(one.names, line)), len(one.names)
+
+
+_LINE_FIGURES = {"exact_match": _exact, "edit_similarity": _alike, "name_recall": _named}
+"""Of a completion and the line that a model wrote: a sum, and of how many."""
 
 
 def telling_first(completions: Sequence[Completion]) -> tuple[Completion, ...]:
@@ -194,6 +250,10 @@ def _prompt_limit(max_seq_length: int, max_new_tokens: int) -> int:
 def _tail(prefix: str) -> str:
     end = "\n" if prefix.endswith("\n") else ""
     return "\n".join(prefix.removesuffix("\n").split("\n")[-TAIL_LINES:]) + end
+
+
+def _recalled(names: Sequence[str], line: str) -> int:
+    return len(set(names) & names_of(line))
 
 
 def _has_line_end(text: str) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from repotune.errors import RunError
-from repotune.records import Completion, Evaluation, Interval
+from repotune.evaluation.verdict import judge
+from repotune.records import Completion, Evaluation, GroupFigures, Interval, Judgement
 from repotune.runs import write_json_atomic
 
 
@@ -20,14 +22,38 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """What ``write_evaluation`` wrote. Raises RunError if it is missing or damaged."""
+    """What ``write_evaluation`` wrote; one of an older version is judged now.
+
+    Raises RunError if it is missing or damaged.
+    """
     again = "make it again with `repotune evaluate RUN`"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        value["difference"] = Interval(**value["difference"])
-        value["completions"] = tuple(Completion(**one) for one in value["completions"])
-        return Evaluation(**value)
+        found = _evaluation(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}): {again}.") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}): {again}.") from None
+    return found if found.judgement else replace(found, judgement=judge(found))
+
+
+def _evaluation(value: dict[str, Any]) -> Evaluation:
+    parts: dict[str, Any] = {
+        "difference": Interval(**value["difference"]),
+        "completions": tuple(
+            Completion(**{**one, "names": tuple(one.get("names", ()))})
+            for one in value["completions"]
+        ),
+        "line_differences": {
+            name: Interval(**one) for name, one in value.get("line_differences", {}).items()
+        },
+        "groups": tuple(_group(one) for one in value.get("groups", ())),
+    }
+    if value.get("judgement"):
+        judgement = value["judgement"]
+        parts["judgement"] = Judgement(**{**judgement, "worse_on": tuple(judgement["worse_on"])})
+    return Evaluation(**{**value, **parts})
+
+
+def _group(value: dict[str, Any]) -> GroupFigures:
+    difference = value["difference"] and Interval(**value["difference"])
+    return GroupFigures(**{**value, "difference": difference})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -226,6 +226,37 @@ class Completion:
     truth: str
     base: str
     tuned: str
+    names: tuple[str, ...] = ()
+    """Names in ``truth`` that the training files define and the code above the cursor lacks."""
+
+
+Ruling: TypeAlias = Literal["better", "no_gain", "worse", "worse_lines", "too_few_files"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """Whether the adapter should be used, and why."""
+
+    ship: bool
+    ruling: Ruling
+    worse_on: tuple[str, ...]
+    """Languages on which the tuned model is surely worse, even where it is better in all."""
+    sentence: str
+    """For the user, in English."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupFigures:
+    """Base against tuned on the files of one language or one directory."""
+
+    by: Literal["language", "directory"]
+    name: str
+    files: int
+    bytes_scored: int
+    base_bits_per_byte: float
+    tuned_bits_per_byte: float
+    difference: Interval | None
+    """None where there are too few files for an interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +279,16 @@ class Evaluation:
     completions: tuple[Completion, ...]
     sampled: str
     """How the files and cursors were chosen, in a sentence."""
+    names: int = 0
+    """Names asked for over all cursors; see ``Completion.names``."""
+    name_recall: dict[str, float] = field(default_factory=dict)
+    """``base`` and ``tuned``: share of those names that stand in the line written."""
+    line_differences: dict[str, Interval] = field(default_factory=dict)
+    """Tuned minus base, for ``exact_match``, ``edit_similarity`` and ``name_recall``."""
+    groups: tuple[GroupFigures, ...] = ()
+    """By language, then by directory, each by descending bytes."""
+    judgement: Judgement | None = None
+    """None in files that older versions wrote, until they are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

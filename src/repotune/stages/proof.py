@@ -61,6 +61,7 @@ def compare(
         decoder,
         job.tokenizer,
         documents,
+        training=read_documents(folder.corpus, "train"),
         max_seq_length=job.config.max_seq_length,
         max_tokens=max_tokens or job.config.eval_max_tokens or default,
         max_cursors=GPU_CURSORS if on_gpu else CPU_CURSORS,

@@ -1,0 +1,192 @@
+"""How the run went: curves, memory, the plan against what happened, events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from repotune.report.contents import Contents, Lang
+from repotune.report.curves import Curve, can_draw, draw, means_of, number
+from repotune.report.metrics import Points
+from repotune.report.tags import paragraph, section, table, text
+from repotune.report.texts import TO, say
+
+_GIB: Final = 2**30
+_ROOM: Final = 1.08
+"""The memory bar reaches a little past its largest figure."""
+
+
+def curves(run: Contents, lang: Lang) -> str:
+    """Loss, held-out loss, learning rate, gradient norm, speed."""
+    if not run.metrics.loss:
+        return section("curves", say("curves", lang), [paragraph(say("no_steps", lang))])
+    if not can_draw():
+        return section("curves", say("curves", lang), [paragraph(say("no_library", lang))])
+    notes = [say("x_steps", lang)]
+    if means_of(run.metrics.loss) > 1:
+        notes.append(say("averaged", lang, count=means_of(run.metrics.loss)))
+    if not run.metrics.heldout_loss:
+        notes.append(say("no_heldout", lang))
+    charts = f'<div class="charts">{"".join(_charts(run, lang))}</div>'
+    return section("curves", say("curves", lang), [charts, paragraph(" ".join(notes), "note")])
+
+
+def memory(run: Contents, lang: Lang) -> str:
+    """The peak against the prediction, as a bar."""
+    peak = _planned(run, "peak_gib")
+    if peak is None:
+        return section("memory", say("memory", lang), [paragraph(say("no_memory", lang))])
+    machine = run.state.facts.get("machine", {})
+    where = "memory_gpu" if machine.get("gpu") else "memory_ram"
+    free = machine.get("gpu_free_bytes" if machine.get("gpu") else "ram_free_bytes")
+    measured = _measured_gib(run)
+    line = say(
+        "memory_line", lang, where=say(where, lang), expected=f"{peak['expected']:.2f}",
+        low=f"{peak['low']:.2f}", high=f"{peak['high']:.2f}",
+        measured=say("not_measured", lang)
+        if measured is None
+        else say("measured_gib", lang, gib=f"{measured:.2f}"),
+        free="?" if free is None else f"{free / _GIB:.1f}",
+    )  # fmt: skip
+    full = max(peak["high"], measured or 0.0, 1e-9) * _ROOM
+    low, high, expected = (peak[name] / full for name in ("low", "high", "expected"))
+    done = (
+        ""
+        if measured is None
+        else f'<span class="done" style="width:{measured / full:.2%}"></span>'
+    )
+    bar = (
+        f'<div class="memory" role="img" aria-label="{text(line)}">{done}'
+        f'<span class="range" style="left:{low:.2%};width:{high - low:.2%}"></span>'
+        f'<span class="tick" style="left:{expected:.2%}"></span></div>'
+    )
+    key = (
+        f'<p class="key"><span class="done"></span>{text(say("happened", lang))} '
+        f'<span class="range"></span>{text(say("legend_plan", lang))}</p>'
+    )
+    return section("memory", say("memory", lang), [bar, key, paragraph(line)])
+
+
+def plan(run: Contents, lang: Lang) -> str:
+    """A table: planned, happened, and whether that is in the planned range."""
+    facts = run.state.facts
+    if not isinstance(facts.get("plan"), Mapping):
+        return section("plan", say("plan", lang), [paragraph(say("no_plan", lang))])
+    head = tuple(say(name, lang) for name in ("what", "planned", "happened", "within"))
+    parts = [table(head, _plan_rows(run, lang), numbers=frozenset({1, 2, 3}))]
+    policy = facts.get("policy", {}).get("reason")
+    if policy:
+        parts.append(f'<p>{text(say("policy", lang))}: <span lang="en">{text(policy)}</span></p>')
+    return section("plan", say("plan", lang), parts)
+
+
+def events(run: Contents, lang: Lang) -> str:
+    """What was healed, skipped, or ended early."""
+    found = list(_events(run, lang))
+    if not found:
+        return section("events", say("events", lang), [paragraph(say("no_events", lang))])
+    items = "".join(f"<li>{text(one)}</li>" for one in found)
+    return section("events", say("events", lang), [f"<ul>{items}</ul>"])
+
+
+def _charts(run: Contents, lang: Lang) -> Iterator[str]:
+    metrics = run.metrics
+    lines, key = [Curve(points=metrics.loss)], ""
+    if metrics.heldout_loss:
+        lines.append(Curve(points=metrics.heldout_loss, colour="second", marked=True))
+        key = _key("first", say("legend_train", lang)) + _key("second", say("legend_heldout", lang))
+    yield _chart("loss", lines, metrics.loss, lang, key=key)
+    speed = _planned(run, "tokens_per_second")
+    band = (speed["low"], speed["expected"], speed["high"]) if speed else None
+    for name, points in (
+        ("tokens_per_second", metrics.tokens_per_second),
+        ("learning_rate", metrics.learning_rate),
+        ("grad_norm", metrics.grad_norm),
+    ):
+        if not points:
+            continue
+        if name == "tokens_per_second" and band:
+            key = _key("band", say("legend_plan", lang))
+            yield _chart(name, [Curve(points=points)], points, lang, key=key, band=band)
+        else:
+            yield _chart(name, [Curve(points=points)], points, lang)
+
+
+def _chart(
+    name: str, lines: list[Curve], points: Points, lang: Lang, *, key: str = "",
+    band: tuple[float, float, float] | None = None,
+) -> str:  # fmt: skip
+    title = say(name, lang)
+    span = f"{number(points[0][1])} → {number(points[-1][1])}"
+    return (
+        f'<figure role="img" aria-label="{text(title)}: {text(span)}">'
+        f"<figcaption><b>{text(title)}</b> <small>{text(span)}</small>"
+        f"{f'<div class=key>{key}</div>' if key else ''}</figcaption>"
+        f"{draw(lines, salt=name, band=band)}</figure>"
+    )
+
+
+def _key(kind: str, name: str) -> str:
+    return f'<span class="{kind}"></span>{text(name)} '
+
+
+def _plan_rows(run: Contents, lang: Lang) -> Iterator[tuple[str, ...]]:
+    outcome = run.state.facts.get("outcome") or {}
+    minutes = _planned(run, "hours")
+    if minutes is not None:
+        minutes = {name: 60 * value for name, value in minutes.items()}
+    seconds = run.metrics.training_seconds
+    rows = (
+        ("peak", _planned(run, "peak_gib"), _measured_gib(run), 2),
+        (
+            "speed",
+            _planned(run, "tokens_per_second"),
+            outcome.get("measured_tokens_per_second"),
+            0,
+        ),
+    )
+    for name, planned, happened, digits in rows:
+        if planned is None:
+            continue
+        shown = say("not_measured", lang) if happened is None else f"{happened:,.{digits}f}"
+        within = ""
+        if happened is not None:
+            within = say("yes" if planned["low"] <= happened <= planned["high"] else "no", lang)
+        yield say(name, lang), _range(planned, digits), shown, within
+    steps = run.state.facts["plan"].get("steps")
+    if steps is not None:
+        yield say("steps", lang), f"{steps:,}", f"{run.metrics.steps:,}", ""
+    if minutes is not None:
+        yield say("minutes", lang), _range(minutes, 2), f"{seconds / 60:,.2f}", ""
+
+
+def _range(planned: Mapping[str, float], digits: int) -> str:
+    low, expected, high = (f"{planned[one]:,.{digits}f}" for one in ("low", "expected", "high"))
+    return f"{expected} ({low}{TO}{high})"
+
+
+def _planned(run: Contents, name: str) -> dict[str, float] | None:
+    """A quantity of the plan as {low, expected, high}, if the run has one."""
+    found = (run.state.facts.get("plan") or {}).get(name)
+    return found if isinstance(found, dict) and {"low", "expected", "high"} <= set(found) else None
+
+
+def _measured_gib(run: Contents) -> float | None:
+    found: Any = (run.state.facts.get("outcome") or {}).get("measured_peak_bytes")
+    return None if found is None else found / _GIB
+
+
+def _events(run: Contents, lang: Lang) -> Iterator[str]:
+    metrics, training = run.metrics, run.state.facts.get("training") or {}
+    yield from (say("healed", lang, step=step, remedy=remedy) for step, remedy in metrics.healed)
+    if metrics.overflows:
+        yield say("overflows", lang, count=metrics.overflows)
+    if training.get("best_step") is not None:
+        loss = training.get("heldout_loss")
+        shown = "?" if loss is None else f"{loss:.4f}"
+        yield say("best_step", lang, step=training["best_step"], loss=shown)
+    if training.get("stopped_early"):
+        yield say("stopped_early", lang)
+    if metrics.unreadable:
+        yield say("unreadable", lang, count=metrics.unreadable)
+    yield from run.damaged

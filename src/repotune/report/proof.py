@@ -1,0 +1,187 @@
+"""The verdict, the figures behind it, and the lines that were written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from repotune.records import Completion, Evaluation, GroupFigures, Interval
+from repotune.report.contents import Contents, Lang
+from repotune.report.difference import difference
+from repotune.report.tags import paragraph, section, table, text
+from repotune.report.texts import TO, because, headline, quoted, say
+
+COMPLETIONS_SHOWN: Final = 20
+LINES_ABOVE: Final = 4
+GROUPS_SHOWN: Final = 12
+_TONES: Final = {
+    "better": "good", "worse": "bad", "worse_lines": "bad", "no_gain": "warn",
+    "too_few_files": "warn",
+}  # fmt: skip
+
+
+def verdict(run: Contents, lang: Lang) -> str:
+    """The first thing that is read."""
+    evaluation = run.evaluation
+    if evaluation is None or evaluation.judgement is None:
+        why = "not_evaluated" if run.has_adapter else "not_finished"
+        tone, title = "warn", say("verdict_unknown", lang)
+        reason, figures = say(why, lang, run=quoted(run.path)), ""
+    else:
+        judgement = evaluation.judgement
+        tone, title = _TONES[judgement.ruling], headline(judgement, lang)
+        reason = because(evaluation, judgement, lang)
+        figures = f'<dl class="figures">{"".join(_headline_figures(evaluation, lang))}</dl>'
+    return (
+        f'<section id="verdict" class="verdict {tone}">'
+        f'<p class="label">{text(say("verdict", lang))}</p><h2>{text(title)}</h2>'
+        f"{paragraph(reason)}{figures}</section>"
+    )
+
+
+def figures(run: Contents, lang: Lang) -> str:
+    """Every figure with its interval; empty if the run was not evaluated."""
+    evaluation = run.evaluation
+    if evaluation is None:
+        return ""
+    head = (say("what", lang), say("base", lang), say("tuned", lang), say("difference", lang))
+    parts = [
+        table(head, _figure_rows(evaluation, lang), numbers=frozenset({1, 2, 3})),
+        paragraph(
+            say(
+                "sampled", lang, files=f"{evaluation.files:,}", tokens=f"{evaluation.tokens:,}",
+                available=f"{evaluation.files_available:,}", cursors=f"{evaluation.cursors:,}",
+                names=f"{evaluation.names:,}",
+            ),
+            "note",
+        ),
+        paragraph(say("no_near", lang), "note"),
+    ]  # fmt: skip
+    for by in ("language", "directory"):
+        parts += _groups([one for one in evaluation.groups if one.by == by], by, lang)
+    return section("figures", say("proof", lang), parts)
+
+
+def completions(run: Contents, lang: Lang) -> str:
+    """What stood there, and what the two models wrote; empty if the run was not evaluated."""
+    evaluation = run.evaluation
+    if evaluation is None:
+        return ""
+    shown = evaluation.completions[:COMPLETIONS_SHOWN]
+    if not shown:
+        return section(
+            "completions", say("completions", lang), [paragraph(say("no_completions", lang))]
+        )
+    note = say("completions_note", lang, shown=len(shown), count=len(evaluation.completions))
+    return section(
+        "completions",
+        say("completions", lang),
+        [paragraph(note, "note"), *(_completion(one, lang) for one in shown)],
+    )
+
+
+def _headline_figures(evaluation: Evaluation, lang: Lang) -> Iterator[str]:
+    base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
+    yield _figure(
+        f"{say('bits', lang)} ({say('bits_note', lang)})", f"{base:.3f}", f"{tuned:.3f}",
+        f"{tuned / base - 1:+.1%}",
+    )  # fmt: skip
+    for name, shares in _line_figures(evaluation):
+        yield _figure(
+            say(name, lang), f"{shares['base']:.1%}", f"{shares['tuned']:.1%}",
+            f"{100 * (shares['tuned'] - shares['base']):+.1f} pp",
+        )  # fmt: skip
+
+
+def _figure(name: str, base: str, tuned: str, change: str) -> str:
+    return (
+        f"<div><dt>{text(name)}</dt><dd>{text(base)} → <strong>{text(tuned)}</strong> "
+        f"<small>{text(change)}</small></dd></div>"
+    )
+
+
+def _line_figures(evaluation: Evaluation) -> list[tuple[str, dict[str, float]]]:
+    figures_of = {
+        "exact_match": evaluation.exact_match,
+        "edit_similarity": evaluation.edit_similarity,
+        "name_recall": evaluation.name_recall,
+    }
+    return [(name, shares) for name, shares in figures_of.items() if shares]
+
+
+def _figure_rows(evaluation: Evaluation, lang: Lang) -> Iterator[tuple[str, ...]]:
+    yield (
+        say("bits", lang),
+        f"{evaluation.base_bits_per_byte:.4f}",
+        f"{evaluation.tuned_bits_per_byte:.4f}",
+        _bits(evaluation.difference),
+    )
+    for name, shares in _line_figures(evaluation):
+        interval = evaluation.line_differences.get(name)
+        # Those of older versions have neither groups nor intervals of lines.
+        shown = say("too_few" if evaluation.groups else "not_computed", lang)
+        if interval is not None and interval.low == interval.high == 0:
+            shown = say("none_seen", lang)  # an interval without width would promise too much
+        elif interval is not None:
+            value, low, high = (100 * one for one in (interval.value, interval.low, interval.high))
+            shown = f"{value:+.1f} pp ({low:+.1f}{TO}{high:+.1f})"
+        yield say(name, lang), f"{shares['base']:.1%}", f"{shares['tuned']:.1%}", shown
+
+
+def _groups(groups: list[GroupFigures], by: str, lang: Lang) -> Iterator[str]:
+    if not groups:
+        return
+    head = (
+        say(by, lang), say("files", lang), say("base", lang), say("tuned", lang),
+        say("difference", lang),
+    )  # fmt: skip
+    rows = [
+        (
+            one.name,
+            f"{one.files:,}",
+            f"{one.base_bits_per_byte:.4f}",
+            f"{one.tuned_bits_per_byte:.4f}",
+            _bits(one.difference) if one.difference else say("too_few", lang),
+        )
+        for one in groups[:GROUPS_SHOWN]
+    ]
+    yield f"<h3>{text(say(f'by_{by}', lang))}</h3>"
+    yield table(head, rows, numbers=frozenset({1, 2, 3, 4}))
+    if len(groups) > GROUPS_SHOWN:
+        yield paragraph(say("more", lang, count=len(groups) - GROUPS_SHOWN), "note")
+
+
+def _bits(interval: Interval) -> str:
+    return f"{interval.value:+.4f} ({interval.low:+.4f}{TO}{interval.high:+.4f})"
+
+
+def _completion(one: Completion, lang: Lang) -> str:
+    rows = [("truth", text(one.truth.strip()), False)]
+    for name, line in (("base", one.base), ("tuned", one.tuned)):
+        is_right = line.strip() == one.truth.strip()
+        rows.append((name, _marked(one.truth.strip(), line.strip(), lang), is_right))
+    lines = "".join(
+        f'<div class="line {name}"><span class="who">{text(say(name, lang))}'
+        f"{_right(lang) if is_right else ''}</span><code>{shown}</code></div>"
+        for name, shown, is_right in rows
+    )
+    above = "\n".join(one.prompt_tail.strip("\n").split("\n")[-LINES_ABOVE:]).strip("\n")
+    return (
+        f'<article class="completion"><h3>{text(one.path)}:{one.line}</h3>'
+        f'<pre tabindex="0"><code>{text(above)}</code></pre>'
+        f"{lines}</article>"
+    )
+
+
+def _right(lang: Lang) -> str:
+    return f' <b class="right">✓ {text(say("right", lang))}</b>'
+
+
+def _marked(truth: str, written: str, lang: Lang) -> str:
+    if not written:
+        return f"<i>{text(say('nothing_written', lang))}</i>"
+    tags = {"written": "ins", "missing": "del"}
+    return "".join(
+        text(part) if kind == "same" else f"<{tags[kind]}>{text(part)}</{tags[kind]}>"
+        for kind, part in difference(truth, written)
+    )

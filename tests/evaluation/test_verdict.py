@@ -1,0 +1,72 @@
+"""One ruling for each way that an evaluation can come out."""
+
+from dataclasses import replace
+
+import pytest
+
+from repotune.evaluation.verdict import judge
+from repotune.records import Evaluation, GroupFigures, Interval
+
+GOOD = Interval(value=-0.25, low=-0.3, high=-0.2)
+BAD = Interval(value=0.25, low=0.2, high=0.3)
+FOUND = Evaluation(
+    files=12, files_available=14, tokens=30_000, bytes_scored=90_000, base_bits_per_byte=1.25,
+    tuned_bits_per_byte=1.0, difference=GOOD, cursors=0, exact_match={}, edit_similarity={},
+    completions=(), sampled="all",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "ruling", "said"),
+    [
+        ({}, "better", "Better, by 0.2500 bits per byte (20.0%), 95 % interval -0.3000 to -0.2000"),
+        ({"difference": BAD}, "worse", "Worse, by 0.2500"),
+        ({"difference": Interval(value=-0.1, low=-0.3, high=0.1)}, "no_gain", "holds zero"),
+        ({"difference": Interval(value=0.0, low=0.0, high=0.0)}, "no_gain", "holds zero"),
+        ({"files": 5}, "too_few_files", "5 held-out files say nothing sure"),
+        ({"files": 1}, "too_few_files", "1 held-out file says nothing sure"),
+        (
+            {"line_differences": {"exact_match": Interval(value=-0.2, low=-0.3, high=-0.1)}},
+            "worse_lines",
+            "got surely worse (exact next lines)",
+        ),
+        ({"line_differences": {"exact_match": GOOD, "name_recall": BAD}}, "worse_lines", "exact"),
+        (
+            {"line_differences": {"exact_match": Interval(value=-0.1, low=-0.3, high=0.1)}},
+            "better",
+            "ship it. Whether it writes better lines is not sure",
+        ),
+        (
+            {"line_differences": {"exact_match": Interval(value=0.2, low=0.1, high=0.3)}},
+            "better",
+            "-0.2000: ship it.",
+        ),
+    ],
+)
+def test_each_outcome_has_its_ruling_and_its_reason(changes, ruling, said):
+    found = judge(replace(FOUND, **changes))
+    assert found.ruling == ruling
+    assert found.ship == (ruling == "better")
+    assert said in found.sentence
+    assert ("don't ship it" in found.sentence) != found.ship
+    if said.endswith("ship it."):
+        assert found.sentence.endswith(said)
+
+
+def test_a_language_that_got_surely_worse_is_named():
+    def group(name, difference, by="language"):
+        return GroupFigures(
+            by=by, name=name, files=7, bytes_scored=9, base_bits_per_byte=1.0,
+            tuned_bits_per_byte=1.2, difference=difference,
+        )  # fmt: skip
+
+    groups = (
+        group("C", BAD),
+        group("Go", None),
+        group("Python", GOOD),
+        group("a", BAD, "directory"),
+    )
+    found = judge(replace(FOUND, groups=groups))
+    assert found.ship
+    assert found.worse_on == ("C",)
+    assert found.sentence.endswith("ship it. Not for C, where it is surely worse.")
