@@ -29,13 +29,13 @@ FLOOR = {
     "model": 4,
     "training": 5, "evaluation": 5, "export": 5, "serving": 5, "job": 5, "survey": 5,
     "forecast": 5, "requirements": 5,
-    "pipeline": 6, "preflight": 6, "handover": 6,
+    "pipeline": 6, "preflight": 6, "handover": 6, "serve": 6,
     "cli": 7, "web": 7, "__init__": 7,
     "__main__": 8,
 }  # fmt: skip
 
 TORCH_ANYWHERE = {"kernels", "model", "training", "evaluation", "export", "serving"}
-TORCH_INSIDE_A_FUNCTION = {"machine", "job", "pipeline", "preflight", "handover"}
+TORCH_INSIDE_A_FUNCTION = {"machine", "job", "pipeline", "preflight", "handover", "serve"}
 
 ONE_FILE_EACH = (
     "betterleaks",

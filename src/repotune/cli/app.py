@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "Compare base and tuned on a run's held-out files.",
     "complete": "Complete the code at one cursor, base against tuned.",
     "export": "Write the tuned model for another program, and prove it there.",
+    "serve": "Serve the tuned model to editors on this computer.",
     "runs": "List the runs in a folder.",
     "plan": "Say what a run would need, take and cost.",
     "requirements": "Write the page of requirements: GPUs, memory, time, cloud.",
