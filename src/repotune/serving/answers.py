@@ -39,12 +39,12 @@ def _whole(events: list[dict[str, Any]], name: str, said: dict[str, Any]) -> dic
     if not events:
         return {}
     ends = [choice["finish_reason"] for choice in _choices(events) if choice.get("finish_reason")]
-    choice = {"index": 0, **said, "finish_reason": ends[-1] if ends else "stop"}
-    usage = [event["usage"] for event in events if event.get("usage")]
-    common = {key: events[0][key] for key in ("id", "created", "model") if key in events[0]}
-    return {
-        **common,
+    answer: dict[str, Any] = {
+        **{key: events[0].get(key) for key in ("id", "created", "model")},
         "object": name,
-        "choices": [choice],
-        **({"usage": usage[-1]} if usage else {}),
+        "choices": [{"index": 0, **said, "finish_reason": ends[-1] if ends else "stop"}],
     }
+    for event in events:
+        if event.get("usage"):
+            answer["usage"] = event["usage"]
+    return answer

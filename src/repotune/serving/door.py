@@ -208,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             if prepared.stream:
                 self._send_events(prepared, asked)
             else:
-                answer = gathered(kind, asked.events())
+                answer = gathered(kind, _named(prepared, asked))
                 if not asked.cancelled:
                     self._send(200, answer)
 
@@ -239,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Server-sent events; the head waits for the first, since the model may refuse."""
         begun = False
         try:
-            for event in asked.events():
+            for event in _named(prepared, asked):
                 if event.get("choices") == [] and not prepared.with_usage:
                     continue
                 if not begun:
@@ -276,6 +276,12 @@ class _Handler(BaseHTTPRequestHandler):
             left = DRAIN_BYTES
             while left > 0 and (data := self.connection.recv(65536)):
                 left -= len(data)
+
+
+def _named(prepared: Prepared, asked: Asked) -> Iterator[dict[str, Any]]:
+    """The events under the name that the client knows; llama.cpp calls a model by its path."""
+    for event in asked.events():
+        yield {**event, "model": prepared.model.name} if "model" in event else event
 
 
 def _no_such(exists_otherwise: bool) -> Refusal:
