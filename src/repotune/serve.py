@@ -273,8 +273,10 @@ def _model_file(
 
 def _digest(run: RunFolder, job: Job, tokenizer: Mapping[str, Any], tuned: bool) -> str:
     """Of all that the file is made of."""
+    from repotune.model import weights_id
+
     made_of = hashlib.sha256()
-    facts = [FILE_VERSION, job.base.digest, tokenizer]
+    facts = [FILE_VERSION, weights_id(job.base), tokenizer]
     if tuned:
         facts += [job.lora.scale]
         for path in sorted(run.adapter.iterdir()):

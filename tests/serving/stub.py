@@ -111,12 +111,17 @@ def served(stub, tokenizer, *, name="tuned", fim=True, has_chat=True, context=51
     )
 
 
-def exchange(door, data, *, timeout=10.0):
-    """Send bytes, read until the other side closes: (status, head, body). Status 0: no answer."""
+def exchange(door, data, *, timeout=10.0, end=False):
+    """Send bytes, read until the other side closes: (status, head, body). Status 0: no answer.
+
+    ``end`` says at once that no more will come, as a client does that gives up.
+    """
     port = int(door.address.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
         try:
             connection.sendall(data)
+            if end:
+                connection.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # refused and closed before it was all written: there is an answer to read
         received = b""

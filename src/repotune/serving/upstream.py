@@ -48,15 +48,15 @@ class Asked:
         }
         self._path = path
         self._body = json.dumps({**body, "stream": True, "return_progress": True}).encode()
+        self._socket: socket.socket | None = None
         self.cancelled = False
 
     def cancel(self) -> None:
         """Hang up: whoever reads the events finds that they have ended."""
         self.cancelled = True
-        connected = self._connection.sock
-        if connected is not None:
+        if self._socket is not None:
             with suppress(OSError):
-                connected.shutdown(socket.SHUT_RDWR)
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What llama.cpp writes, piece by piece, without its progress and its end mark.
@@ -66,9 +66,11 @@ class Asked:
         """
         try:
             self._connection.connect()
+            self._socket = self._connection.sock
             if not self.cancelled:
                 self._connection.request("POST", self._path, self._body, self._headers)
-                yield from self._read(self._connection.getresponse())
+                with self._connection.getresponse() as response:
+                    yield from self._read(response)
         except (OSError, http.client.HTTPException, ValueError):
             if not self.cancelled:
                 raise Refusal(
