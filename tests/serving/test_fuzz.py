@@ -5,6 +5,14 @@ import random
 
 import pytest
 
+from repotune.export import write_model
+from repotune.llama_cpp import LlamaServer
+from repotune.model import open_weights
+from repotune.records import ModelRef
+from repotune.serving import ServedModel, Upstream
+from repotune.tokens import gguf_metadata
+from repotune.tokens.gguf_metadata import CHAT_TEMPLATE
+
 from .stub import TOKEN, Stub, exchange, get, opened, running, served
 
 PATHS = ("/v1/completions", "/infill", "/v1/chat/completions", "/v1/models", "/health", "/",
@@ -52,18 +60,18 @@ def body(random_):
 def request(random_):
     """Bytes, and whether they are a whole request: most are, some have a head that is damaged."""
     data = body(random_)
-    lines = [f"{random_.choice(('POST', 'POST', 'POST', 'GET', 'PUT', ''))} "
+    lines = [f"{random_.choice(('POST',) * 20 + ('GET', 'PUT', ''))} "
              f"{random_.choice(PATHS)} HTTP/1.{random_.choice('1110')}"]  # fmt: skip
     head = {
-        "Host": random_.choice(("127.0.0.1", "127.0.0.1", "localhost:8012", "evil.example", "")),
-        "Authorization": random_.choice((f"Bearer {TOKEN}",) * 4 + ("Bearer", "")),
-        "Content-Length": random_.choice((str(len(data)),) * 8 + ("-1", "x", "1" * 20, "1000001")),
+        "Host": random_.choice(("127.0.0.1",) * 20 + ("localhost:8012", "evil.example", "")),
+        "Authorization": random_.choice((f"Bearer {TOKEN}",) * 20 + ("Bearer", "")),
+        "Content-Length": random_.choice((str(len(data)),) * 30 + ("-1", "x", "1" * 20, "1000001")),
     }
-    if random_.random() < 0.1:
+    if random_.random() < 0.03:
         head["Origin"] = "http://localhost"
     if random_.random() < 0.05:
         head["Transfer-Encoding"] = "chunked"
-    if random_.random() < 0.1:
+    if random_.random() < 0.03:
         del head[random_.choice(tuple(head))]
     lines += [f"{name}: {text}" for name, text in head.items()]
     whole = "\r\n".join((*lines, "", "")).encode() + data
@@ -75,36 +83,53 @@ def request(random_):
     return whole, complete
 
 
-def fuzz(count, tokenizer, seed):
-    """Send so many; (statuses counted, events of the door)."""
+def fuzz(count, models, seed):
+    """Send so many; statuses and how often each came."""
     random_, events, counts = random.Random(seed), [], {}
-    with running(Stub()) as stub, opened([served(stub, tokenizer)], events.append) as door:
+    with opened(models, events.append) as door:
         for _ in range(count):
             data, complete = request(random_)
             # A request that promises more than it sends is ended by its sender.
-            status = exchange(door, data, end=not complete)[0]
+            status = exchange(door, data, timeout=60, end=not complete)[0]
             assert status or not complete, data
+            assert status < 500, data
             counts[status] = counts.get(status, 0) + 1
         assert get(door, "/v1/models")[0] == 200
-    return counts, events
-
-
-def check(count, tokenizer, seed):
-    counts, events = fuzz(count, tokenizer, seed)
     assert events == []
-    assert not [status for status in counts if status >= 500]
     # Enough got through to the model, and enough did not.
-    assert counts[200] > count / 50
-    assert counts[400] > count / 50
-    assert sum(counts.values()) == count
+    assert counts[200] > count / 20
+    assert counts[400] > count / 20
     return counts
 
 
 def test_two_thousand_requests(tokenizer):
-    check(2_000, tokenizer, 0)
+    with running(Stub()) as stub:
+        fuzz(2_000, [served(stub, tokenizer)], 0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_hundred_thousand_requests(tokenizer):
-    print(check(100_000, tokenizer, 1))
+    with running(Stub()) as stub:
+        fuzz(100_000, [served(stub, tokenizer)], 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_llama_cpp_can_use_whatever_gets_through(tiny_model, tokenizer, tmp_path):
+    """It would answer 500 to a value that it cannot, and the door 400, in llama.cpp's name."""
+    path = tmp_path / "tiny.gguf"
+    base = ModelRef(name="tiny", revision=None, path=str(tiny_model), digest="")
+    metadata = gguf_metadata(tiny_model, 600)
+    write_model(
+        path, open_weights(base), {**metadata, CHAT_TEMPLATE: "{{ messages[0].content }}"},
+        name="tiny", licence=None, quantisation="f16", wrote=lambda count: None,
+    )  # fmt: skip
+    with LlamaServer(path, context=512, slots=2, scratch=tmp_path) as process:
+        model = ServedModel(
+            name="tiny", upstream=Upstream(address=process.address, key=process.key),
+            tokenizer=tokenizer, has_chat=True, context=512,
+            fim_names=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+        )  # fmt: skip
+        fuzz(3_000, [model], 2)
+        assert process.exit_code is None
