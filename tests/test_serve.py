@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import openai
 import pytest
 
 from repotune import FineTuningConfig, tune
@@ -107,6 +108,29 @@ def test_infill_and_completions_ask_the_model_the_same(both):
     assert ours["choices"][0]["text"] == theirs["content"]
 
 
+def test_openais_own_client_works(both):
+    gap = {"prompt": "def mean(values):\n    ", "suffix": "\n    return total\n"}
+    asked = {**gap, "model": "tuned", "max_tokens": 12, "temperature": 0}
+    with openai.OpenAI(base_url=f"{both.served.address}/v1", api_key=TOKEN) as client:
+        assert [model.id for model in client.models.list()] == ["tuned", "base"]
+        whole = client.completions.create(**asked)
+        assert whole.choices[0].finish_reason in ("length", "stop")
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens > 0
+        with client.completions.create(**asked, stream=True) as stream:
+            pieces = [piece.choices[0].text for piece in stream]
+        assert "".join(pieces) == whole.choices[0].text
+        with pytest.raises(openai.BadRequestError, match="temperature must be a number"):
+            client.completions.create(**{**asked, "temperature": 99})
+        with pytest.raises(openai.NotFoundError, match="There is no model"):
+            client.completions.create(**{**asked, "model": "gpt"})
+    with (
+        openai.OpenAI(base_url=f"{both.served.address}/v1", api_key="wrong") as stranger,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        stranger.models.list()
+
+
 def test_openais_stream_ends_with_done(both):
     place = both.served.address.removeprefix("http://")
     connection = http.client.HTTPConnection(place, timeout=60)
@@ -160,7 +184,9 @@ def test_what_the_model_cannot_do_is_said(both):
     assert (status, answer["error"]["type"]) == (400, "exceed_context_size_error")
     assert "context 512" in answer["error"]["message"]
     status, answer = ask(
-        both.served.address, "/v1/chat/completions", {"messages": [{"role": "user", "content": "?"}]}
+        both.served.address,
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "?"}]},
     )
     assert status == 400
     assert "no chat template" in answer["error"]["message"]

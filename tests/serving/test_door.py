@@ -79,7 +79,9 @@ def test_an_answer_at_once_is_the_pieces_together(door, stub):
 
 def test_a_stream_is_passed_on_without_llama_cpps_progress(door):
     body = json.dumps({"prompt": "x", "stream": True}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost:1\r\nAuthorization: Bearer {TOKEN}\r\n"
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: localhost:1\r\nAuthorization: Bearer {TOKEN}\r\n"
+    )
     data = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     status, headers, answer = exchange(door, data)
     assert status == 200

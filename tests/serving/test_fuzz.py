@@ -20,7 +20,8 @@ PATHS = ("/v1/completions", "/infill", "/v1/chat/completions", "/v1/models", "/h
 FIELDS = ("prompt", "suffix", "model", "max_tokens", "temperature", "top_p", "top_k", "min_p",
           "seed", "stop", "stream", "stream_options", "n", "echo", "logprobs", "messages",
           "input_prefix", "input_suffix", "input_extra", "n_predict", "samplers", "n_indent",
-          "t_max_prompt_ms", "max_completion_tokens", "presence_penalty", "cache_prompt")  # fmt: skip
+          "t_max_prompt_ms", "max_completion_tokens", "presence_penalty",
+          "cache_prompt")  # fmt: skip
 TEXTS = ("", "x = 1\n", "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>", "\ud800", "\0", "한글🙂",
          "user", "top_k", "9" * 5000, "a" * 3000)  # fmt: skip
 

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 
+import openai
 import pytest
 
 from repotune.llama_cpp import LlamaServer
@@ -49,17 +50,16 @@ def test_a_client_that_hangs_up_frees_the_slot_within_a_second(times, stream, pr
     until(lambda: not busy(server), 1.0)
 
 
-def test_a_chat_model_chats(door):
-    connection = http.client.HTTPConnection(door.address.removeprefix("http://"), timeout=60)
-    body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4}
-    connection.request(
-        "POST", "/v1/chat/completions", json.dumps(body), {"Authorization": f"Bearer {TOKEN}"}
-    )
-    answer = json.loads(connection.getresponse().read())
-    connection.close()
-    assert answer["object"] == "chat.completion"
-    assert answer["choices"][0]["message"]["content"]
-    assert answer["usage"]["completion_tokens"] == 4
+def test_a_chat_model_chats_with_openais_own_client(door):
+    said = [{"role": "user", "content": "Say hello."}]
+    with openai.OpenAI(base_url=f"{door.address}/v1", api_key=TOKEN) as client:
+        asked = {"model": "starter", "messages": said, "max_tokens": 4, "temperature": 0}
+        whole = client.chat.completions.create(**asked)
+        assert whole.choices[0].message.content
+        assert whole.usage.completion_tokens == 4
+        with client.chat.completions.create(**asked, stream=True) as stream:
+            pieces = [piece.choices[0].delta.content or "" for piece in stream]
+    assert "".join(pieces) == whole.choices[0].message.content
 
 
 def test_no_prompt_and_no_key_stands_in_its_log(process, door):
