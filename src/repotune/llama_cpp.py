@@ -308,7 +308,7 @@ def listen() -> None:
     """The other process of ``LlamaServer``: reads a request, says an address, ends at EOF."""
     import xllamacpp
 
-    request = json.loads(sys.__stdin__.readline())  # type: ignore[union-attr]
+    request = json.loads(sys.stdin.readline())
     say = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints goes into the log
     params = xllamacpp.CommonParams()
@@ -327,5 +327,5 @@ def listen() -> None:
     server = xllamacpp.Server(params)
     os.write(say, server.listening_address.encode() + b"\n")
     os.close(say)
-    sys.__stdin__.read()  # type: ignore[union-attr]
-    os.kill(os.getpid(), signal.SIGTERM)
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)  # at once; its own end waits for what is being written
