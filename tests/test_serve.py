@@ -15,7 +15,7 @@ import pytest
 
 from repotune import FineTuningConfig, tune
 from repotune.cli import main
-from repotune.errors import DoesNotFit, ExportError, ModelError, RunError, UsageError
+from repotune.errors import DiskFull, DoesNotFit, ExportError, ModelError, RunError, UsageError
 from repotune.events import StageDone
 from repotune.gguf_file import open_gguf
 from repotune.runs import RunFolder
@@ -207,13 +207,14 @@ def test_the_file_is_made_once_and_again_for_another_adapter(run):
     finally:
         config.write_text(before)
     assert second != first
+    assert [path.name for path in first.parent.glob(".*")] == []
     assert not first.exists()
     assert made < second.stat().st_mtime_ns
 
 
 def test_the_base_stands_in_for_the_tuned_model(run):
     """Rolling back changes nothing in an editor's settings: the name "tuned" goes on to work."""
-    with serve(run, which="base", port=0, token=TOKEN) as running:
+    with serve(run, which="base", port=0, token=TOKEN, quantisation="q4_k_m") as running:
         body = {"prompt": "import ", "max_tokens": 2, "model": "tuned"}
         status, answer = ask(running.served.address, "/v1/completions", body)
     assert (status, answer["model"]) == (200, "base")
@@ -243,7 +244,14 @@ def test_without_an_adapter_the_base_is_offered(run, tmp_path):
         pass
 
 
-def test_no_room_is_said_before_anything_is_written(run, monkeypatch):
+def test_no_room_is_said_before_anything_is_written(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("serve"))
+    full = shutil._ntuple_diskusage(10**9, 10**9, 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda place: full)
+        with pytest.raises(DiskFull, match="--quantisation"), serve(tmp_path / "run", port=0):
+            pass
+    assert not (tmp_path / "run" / "serve").exists()
     monkeypatch.setattr("repotune.serve.SLACK_BYTES", 10**15)
     with pytest.raises(DoesNotFit, match="GiB is free"), serve(run, port=0):
         pass

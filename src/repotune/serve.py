@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import json
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -20,8 +21,8 @@ from urllib.parse import urlsplit
 
 from repotune.durable import sync_folder, writing
 from repotune.errors import DoesNotFit, ExportError, RunError, UsageError
-from repotune.events import Emit, Event, Notice, StageDone, StageProgress, StageStarted, ignore
-from repotune.job import Job, settle
+from repotune.events import Emit, Notice, StageDone, StageProgress, StageStarted, ignore
+from repotune.job import Job, settle, without_notices
 from repotune.llama_cpp import LlamaServer, version
 from repotune.records import Quantisation, Served, Trial
 from repotune.runs import RunFolder, find_run
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 Which: TypeAlias = Literal["tuned", "base", "both"]
 
-DEFAULT_PORT: Final = 8012
-"""llama.vscode's and llama.vim's."""
-DEFAULT_QUANTISATION: Final[Quantisation] = "q8_0"
 CONTEXT: Final = 4096
 """Tokens at most, of prompt and answer: more than editors send around a cursor."""
 SLOTS: Final = 2
@@ -84,8 +82,8 @@ class Serving:
 
 @contextmanager
 def serve(
-    run: str | Path, *, which: Which = "tuned", port: int = DEFAULT_PORT, token: str | None = None,
-    quantisation: Quantisation = DEFAULT_QUANTISATION, write_config: Path | None = None,
+    run: str | Path, *, which: Which = "tuned", port: int = 8012, token: str | None = None,
+    quantisation: Quantisation = "q8_0", write_config: Path | None = None,
     emit: Emit = ignore,
 ) -> Iterator[Serving]:  # fmt: skip
     """Serve the run's tuned model, its base, or both; ready when the block is entered.
@@ -150,7 +148,7 @@ def _start(
     from repotune.tokens import gguf_metadata
     from repotune.tokens.gguf_metadata import CHAT_TEMPLATE
 
-    job = settle(run.state(), _without_notices(emit))
+    job = settle(run.state(), without_notices(emit))
     context = min(CONTEXT, job.shape.max_position_embeddings)
     _refuse_no_memory(job, len(NAMES[which]), quantisation, context)
     tokenizer = gguf_metadata(Path(job.base.path), job.shape.vocab_size)
@@ -181,16 +179,6 @@ def _start(
     return files, models, processes
 
 
-def _without_notices(emit: Emit) -> Emit:
-    """What ``settle`` remarks is about how a training would run here."""
-
-    def pass_on(event: Event) -> None:
-        if not isinstance(event, Notice):
-            emit(event)
-
-    return pass_on
-
-
 def _refuse_no_memory(job: Job, models: int, quantisation: Quantisation, context: int) -> None:
     """Raises DoesNotFit if weights, keys and values are more than the memory that is free."""
     from repotune.export import model_bytes
@@ -218,8 +206,7 @@ def _model_file(
         find_program,
         model_bytes,
         read_adapter,
-        run_program,
-        write_model,
+        write_quantised,
     )
     from repotune.export.fresh import refuse_no_room
     from repotune.model import open_weights
@@ -230,44 +217,38 @@ def _model_file(
     if path.exists():
         return path
     program = find_program() if quantisation == "q4_k_m" else None
-    total = model_bytes(job.shape, quantisation)
-    first = total if program is None else model_bytes(job.shape, "f16")
-    refuse_no_room(
-        folder, total + (0 if program is None else first), "take fewer bits with --quantisation"
-    )
+    size = model_bytes(job.shape, quantisation)
+    by_way = model_bytes(job.shape, "f16") if program is not None else 0
+    refuse_no_room(folder, size + by_way, "take fewer bits with --quantisation")
     adapter = (
         read_adapter(run.adapter, adapter_shapes(job.shape, job.lora), lora=job.lora)
         if tuned else {}
     )  # fmt: skip
     source = MergedWeights(open_weights(job.base), adapter, scale=job.lora.scale)
-    partial, f16 = folder / f".{path.name}.partial", folder / f".{path.name}.f16"
-    done = 0
+    total, done = by_way or size, 0
 
     def wrote(count: int) -> None:
         nonlocal done
         done += count
-        emit(StageProgress(stage=FILES, done=min(done, first)))
+        emit(StageProgress(stage=FILES, done=min(done, total)))
 
-    emit(StageStarted(stage=FILES, total=first, unit="bytes"))
+    emit(StageStarted(stage=FILES, total=total, unit="bytes"))
     with writing(folder, then="serve again"):
         folder.mkdir(exist_ok=True)
-        try:
-            write_model(
-                partial if program is None else f16, source, tokenizer, name=kind.lower(),
-                licence=None, quantisation="f16" if program else quantisation, wrote=wrote,
+        for left in folder.glob(".partial-*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+            write_quantised(
+                Path(partial) / path.name, source, tokenizer, name=kind.lower(), licence=None,
+                quantisation=quantisation, program=program, wrote=wrote,
             )  # fmt: skip
-            if program is not None:
-                run_program(program, f16, partial)
-            partial.replace(path)
-        finally:
-            for left in (partial, f16):
-                left.unlink(missing_ok=True)
+            (Path(partial) / path.name).replace(path)
         sync_folder(folder)
     for old in folder.glob(f"{kind}-*.gguf"):
         if old != path:
             with suppress(OSError):  # Windows keeps a file that another server has open
                 old.unlink()
-    emit(StageDone(stage=FILES, summary=f"{path.name}, {total / 1e6:,.1f} MB"))
+    emit(StageDone(stage=FILES, summary=f"{path.name}, {size / 1e6:,.1f} MB"))
     return path
 
 

@@ -6,7 +6,7 @@ import signal
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import click
 
@@ -15,9 +15,6 @@ from repotune.cli.progress import show_progress
 from repotune.cli.show import print_json, served_text
 from repotune.errors import UsageError
 from repotune.records import Quantisation
-
-if TYPE_CHECKING:
-    from repotune.serve import Serving
 
 
 @click.command(
@@ -73,19 +70,15 @@ def command(
                         emit=emit,
                     )
                 )  # fmt: skip
-            if as_json:
-                print_json({"run": run, **asdict(running.served)})
-            else:
-                click.echo(served_text(running.served))
-            _until_stopped(running)
+            try:
+                if as_json:
+                    print_json({"run": run, **asdict(running.served)})
+                else:
+                    click.echo(served_text(running.served))
+                while True:
+                    running.wait()
+            except KeyboardInterrupt:
+                click.echo("Stopped.", err=True)
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
-
-
-def _until_stopped(running: Serving) -> None:
-    try:
-        while True:
-            running.wait()
-    except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)

@@ -136,6 +136,7 @@ def _current_error() -> tuple[str, BaseException | None, str]:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = CLIENT_SECONDS
+    disable_nagle_algorithm = True  # a token goes out when it is there
     server: _Server
 
     def do_GET(self) -> None:

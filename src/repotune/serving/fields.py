@@ -151,9 +151,8 @@ def checked(body: Mapping[str, Any], fields: Mapping[str, Check]) -> dict[str, A
 
 def refuse_what_cannot_be_done(body: Mapping[str, Any]) -> None:
     """Raises Refusal for a field of OpenAI's that asks for another kind of answer."""
-    alone = {"n": (None, 1), "best_of": (None, 1), "echo": (None, False)}
-    for name, allowed in alone.items():
-        if not any(body.get(name) is one or body.get(name) == one for one in allowed):
+    for name, allowed in {"n": 1, "best_of": 1, "echo": False}.items():
+        if body.get(name) not in (None, allowed):
             raise Refusal(400, f"{name} is not supported here: leave it out.")
     for name in ("logprobs", "tools", "response_format", "logit_bias"):
         if body.get(name):
