@@ -95,8 +95,8 @@ def test_the_suffix_has_an_influence_on_what_llama_cpp_writes(both, path):
 
 
 def test_infill_and_completions_ask_the_model_the_same(both):
-    """llama.cpp's own prompt around a gap, and ours: the same tokens, so the same answer."""
-    prefix, suffix = "import json\n\ndef read(path):\n    ", "\n    return data\n"
+    """Also where the code is longer than a batch of llama.cpp's."""
+    prefix, suffix = "import json\n\ndef read(path):\n    " * 5, "\n    return data\n" * 5
     _, ours = ask(
         both.served.address, "/v1/completions",
         {"prompt": prefix, "suffix": suffix, "temperature": 0, "max_tokens": 16},

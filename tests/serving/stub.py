@@ -58,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
         for piece in server.pieces:
             self._say(_event(self.path, piece, None))
         self._say(_event(self.path, "", "stop"))
-        if self.path != "/infill":
+        if self.path != "/completion":
             self.wfile.write(b"data: [DONE]\n\n")
 
     def _say(self, event):
@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _event(path, piece, finish):
-    if path == "/infill":
+    if path == "/completion":
         return {"content": piece, "stop": finish is not None}
     said = {"delta": {"content": piece}} if "chat" in path else {"text": piece}
     usage = {"usage": {"completion_tokens": 2}} if finish else {}

@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,9 @@ from repotune.errors import UsageError
 from repotune.events import Notice
 from repotune.serving import Door
 from repotune.serving import door as door_module
+from repotune.tokens import load_tokenizer
 
+from ..tokens.vocabularies import write_codellama
 from .stub import AUTH, TOKEN, Stub, exchange, get, opened, post, running, served
 
 
@@ -55,6 +58,48 @@ def test_a_template_that_an_editor_wrote_is_the_same_prompt(door, stub):
     post(door, "/v1/completions", {"prompt": written})
     post(door, "/v1/completions", {"prompt": "def f():\n", "suffix": "\n    pass\n"})
     assert stub.asked[0][1]["prompt"] == stub.asked[1][1]["prompt"]
+
+
+def test_sentencepieces_template_is_read_too(stub, tmp_path):
+    tokenizer = load_tokenizer(write_codellama(tmp_path))
+    model = replace(
+        served(stub, tokenizer), fim_names=("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>")
+    )
+    with opened([model]) as door:
+        post(door, "/v1/completions", {"prompt": "<PRE> def f():\n <SUF>\n    pass\n <MID>"})
+        post(door, "/v1/completions", {"prompt": "def f():\n", "suffix": "\n    pass\n"})
+    assert stub.asked[0][1]["prompt"] == stub.asked[1][1]["prompt"]
+
+
+def test_infill_is_the_same_prompt_with_other_code_in_front(door, stub, tokenizer):
+    gap = {"input_prefix": "def f():\n", "prompt": "    ", "input_suffix": "\n    pass\n"}
+    post(door, "/infill", gap)
+    post(door, "/infill", {**gap, "input_extra": [{"text": "import os\n"}], "n_predict": 0})
+    post(door, "/v1/completions", {"prompt": "def f():\n    ", "suffix": "\n    pass\n"})
+    alone, with_extra, completion = (body for _, body, _ in stub.asked)
+    assert stub.asked[0][0] == "/completion"
+    assert alone["prompt"] == completion["prompt"]
+    extra = tokenizer.encode("\n\n--- snippet ---\n\nimport os\n").tolist()
+    assert with_extra["prompt"] == [*extra, *alone["prompt"]]
+    assert (alone["n_predict"], with_extra["n_predict"]) == (128, 0)
+
+
+@pytest.mark.parametrize("new", [0, 64, -1])
+def test_infill_is_cut_to_what_is_nearest_to_the_cursor(new, door, stub, tokenizer):
+    lines = [f"x{number} = f({number})\n" for number in range(400)]
+    code, other = "".join(lines), [{"text": "y = 1\n" * 400}]
+    sent = {"input_prefix": code, "input_suffix": code, "input_extra": other, "n_predict": new}
+    assert post(door, "/infill", sent)[0] == 200
+    assert post(door, "/infill", {**sent, "input_prefix": "a = ", "input_suffix": "\n"})[0] == 200
+    fim, (both, little) = tokenizer.fim, (body["prompt"] for _, body, _ in stub.asked)
+    asked = stub.asked[0][1]["n_predict"]
+    for prompt in (both, little):
+        assert 512 - 8 - asked - 4 <= len(prompt) <= 512 - asked
+    assert both[0] == fim.prefix_id  # nothing left for other code
+    middle = both.index(fim.suffix_id)
+    assert tokenizer.decode(both[1:middle]).endswith(lines[-1])
+    assert tokenizer.decode(both[middle + 1 : -1]).startswith(lines[0])
+    assert tokenizer.decode(little).endswith("y = 1\na = ")
 
 
 def test_an_answer_at_once_is_the_pieces_together(door, stub):

@@ -14,6 +14,10 @@ from repotune.tokens import CodeTokenizer, prompt_ids
 Kind: TypeAlias = Literal["completion", "infill", "chat"]
 
 DEFAULT_NEW_TOKENS: Final = 128
+MARGIN: Final = 8
+"""Tokens that a prompt has beside the code: BOS and those of fill in the middle."""
+SNIPPET: Final = "\n\n--- snippet ---\n\n"
+"""llama.cpp's, before each piece of other code."""
 NO_FIM: Final = (
     "has no tokens for fill in the middle: leave the suffix out, or tune a model that has them "
     "(CodeLlama, Qwen2.5-Coder, StarCoder, DeepSeek-Coder)."
@@ -136,15 +140,40 @@ def _read_template(prompt: str, names: tuple[str, str, str]) -> tuple[str, str] 
 
 
 def _infill(body: Mapping[str, Any], model: ServedModel) -> tuple[str, dict[str, Any]]:
+    """llama.cpp's /infill would cut the code to a part of its batch; here it is cut to the context,
+    and read by the tokenizer of the training."""
     if model.fim_names is None:
         raise Refusal(400, f"{model.name} {NO_FIM}")
     asked = fields.checked(body, fields.INFILL)
-    for name in ("input_prefix", "input_suffix"):
-        asked.setdefault(name, "")
     new = body.get("n_predict")
     # An editor asks for no token to have its context read beforehand.
     new = DEFAULT_NEW_TOKENS if new is None else fields.integer(-1, 2**31 - 1)("n_predict", new)
-    return "/infill", {**asked, "n_predict": model.context if new < 0 else min(new, model.context)}
+    most = model.context // 2
+    new = most if new < 0 else min(new, most)
+    before = asked.pop("input_prefix", "") + asked.pop("prompt", "")
+    after, extra = asked.pop("input_suffix", ""), asked.pop("input_extra", [])
+    ids = _around(before, after, extra, model, room=model.context - new - MARGIN)
+    return "/completion", {**asked, "prompt": ids, "n_predict": new}
+
+
+def _around(
+    before: str, after: str, extra: Sequence[Mapping[str, str]], model: ServedModel, *, room: int
+) -> list[int]:
+    """At most ``room`` ids: what is nearest to the cursor, and what is left for other code, which
+    stands in front, as llama.cpp's /infill puts it."""
+    tokenizer, fim = model.tokenizer, model.tokenizer.fim
+    assert fim is not None
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    after_ids = tokenizer.encode_continuation(after).tolist() if after.strip() else []
+    after_ids = after_ids[: room // 4]
+    before_ids = tokenizer.encode(before).tolist()[-(room - len(after_ids)) :]
+    room -= len(before_ids) + len(after_ids)
+    snippets = "".join(f"{SNIPPET}{one['text']}" for one in extra)
+    extra_ids = tokenizer.encode(snippets).tolist() if snippets and room > 0 else []
+    front = [*bos, *extra_ids[-room:]] if room > 0 else bos
+    if after_ids:
+        return fim.prompt(front, before_ids, after_ids)
+    return [*front, *before_ids] or [tokenizer.eos_id]
 
 
 def _chat(body: Mapping[str, Any], model: ServedModel) -> tuple[str, dict[str, Any]]:
