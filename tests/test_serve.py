@@ -276,7 +276,7 @@ def test_a_base_that_changed_is_refused(run, base):
 
 def test_a_process_that_dies_is_noticed_and_answered_by_503(run):
     with serve(run, port=0, token=TOKEN) as running:
-        for process in running._processes.values():
+        for process in running.processes.values():
             process.close()
         status, answer = ask(running.served.address, "/v1/completions", {"prompt": "x"})
         assert status == 503

@@ -63,16 +63,15 @@ INSTALL: Final = 'pip install "repotune[gguf]"'
 
 
 class Serving:
-    """A server that runs until the ``with`` block is left."""
+    """A server that runs until the ``with`` block is left, with a process for each model."""
 
     def __init__(self, served: Served, processes: Mapping[str, LlamaServer]) -> None:
-        self.served = served
-        self._processes = processes
+        self.served, self.processes = served, processes
 
     def wait(self, seconds: float = 1.0) -> None:
         """Sleep, then raise ExportError if a model's process has ended meanwhile."""
         time.sleep(seconds)
-        for name, process in self._processes.items():
+        for name, process in self.processes.items():
             if process.exit_code is not None:
                 raise ExportError(
                     f"llama.cpp's process for {name} ended with exit code {process.exit_code}: "
