@@ -117,8 +117,9 @@ def serve(
             emit(Notice(message=f"{found.path.name}'s model {NO_EDITOR}"))
         else:
             settings = editor_settings(
-                door.address, token, [one.name for one in models], has_chat=models[0].has_chat
-            )
+                door.address, token, [one.name for one in models],
+                has_chat=models[0].has_chat, context=models[0].context,
+            )  # fmt: skip
         if write_config is not None:
             write_settings(write_config, settings)
         served = Served(

@@ -15,7 +15,9 @@ ADDRESS, TOKEN = "http://127.0.0.1:8012", 'a"token'
 
 def settings(**changes):
     given = {"models": ("tuned", "base"), "has_chat": False, **changes}
-    return editor_settings(ADDRESS, TOKEN, given["models"], has_chat=given["has_chat"])
+    return editor_settings(
+        ADDRESS, TOKEN, given["models"], has_chat=given["has_chat"], context=4096
+    )
 
 
 def test_continue_asks_each_model_with_the_suffix_apart():
@@ -46,6 +48,7 @@ def test_neovims_name_the_paths_that_the_door_has():
     texts = settings()
     assert f'end_point = "{ADDRESS}/v1/completions"' in texts["neovim/minuet.lua"]
     assert 'model = "tuned"' in texts["neovim/minuet.lua"]
+    assert "context_window = 6144," in texts["neovim/minuet.lua"]
     assert f'endpoint_fim = "{ADDRESS}/infill"' in texts["neovim/llama_vim.lua"]
 
 

@@ -26,13 +26,14 @@ FILES: Final = {
 
 
 def editor_settings(
-    address: str, token: str, models: Sequence[str], *, has_chat: bool
+    address: str, token: str, models: Sequence[str], *, has_chat: bool, context: int
 ) -> dict[str, str]:
-    """File -> text. ``models`` are the served ones' names, the one to complete with first."""
+    """File -> text. ``models`` are the served ones' names, the one to complete with first;
+    ``context`` is in tokens."""
     texts = (
         _continue(address, token, models, has_chat),
         _llama_vscode(address, token),
-        _minuet(address, token, models[0]),
+        _minuet(address, token, models[0], context),
         _llama_vim(address, token),
     )
     return {
@@ -102,9 +103,12 @@ def _llama_vscode(address: str, token: str) -> str:
     ) + "\n"  # fmt: skip
 
 
-def _minuet(address: str, token: str, model: str) -> str:
+def _minuet(address: str, token: str, model: str, context: int) -> str:
+    """Its own window, in characters, is more than many a model's context; of dense code a token
+    has hardly less than a character and a half."""
     return f"""require("minuet").setup({{
   provider = "openai_fim_compatible",
+  context_window = {context * 3 // 2},
   n_completions = 1,
   provider_options = {{
     openai_fim_compatible = {{
