@@ -30,13 +30,13 @@ FLOOR = {
     "training": 5, "evaluation": 5, "export": 5, "serving": 5, "job": 5, "survey": 5,
     "forecast": 5, "requirements": 5, "report": 5,
     "stages": 6,
-    "pipeline": 7, "preflight": 7, "handover": 7, "verify": 7, "reporting": 7,
+    "pipeline": 7, "preflight": 7, "handover": 7, "verify": 7, "reporting": 7, "serve": 7,
     "cli": 8, "web": 8, "__init__": 8,
     "__main__": 9,
 }  # fmt: skip
 
 TORCH_ANYWHERE = {"kernels", "model", "training", "evaluation", "export", "serving", "stages"}
-TORCH_INSIDE_A_FUNCTION = {"machine", "job", "pipeline", "preflight", "handover"}
+TORCH_INSIDE_A_FUNCTION = {"machine", "job", "pipeline", "preflight", "handover", "serve"}
 
 ONE_FILE_EACH = (
     "betterleaks",

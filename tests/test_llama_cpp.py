@@ -1,6 +1,7 @@
 """llama.cpp quantises, answers, and where it dies that is one sentence."""
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from gguf.constants import GGMLQuantizationType
@@ -8,7 +9,15 @@ from gguf.quants import dequantize
 
 from repotune.errors import ExportError
 from repotune.gguf_file import quantise, row_bytes
-from repotune.llama_cpp import Question, Text, ask, can_quantise, quantise_rows, version
+from repotune.llama_cpp import (
+    LlamaServer,
+    Question,
+    Text,
+    ask,
+    can_quantise,
+    quantise_rows,
+    version,
+)
 from repotune.model import Decoder, open_weights, resolve_model
 from repotune.model.starter import starter_path
 from repotune.records import LINEAR_MODULES, LoraSpec
@@ -58,6 +67,28 @@ def test_a_file_that_it_does_not_load_is_one_sentence(tmp_path):
     path.write_bytes(starter_path().read_bytes()[:3_000_000])
     with pytest.raises(ExportError, match=r"llama\.cpp does not answer from cut\.gguf .*said: …"):
         ask(path, [Question(ids=[1])], scratch=tmp_path)
+
+
+def test_a_file_that_it_does_not_serve_is_one_sentence_and_no_process(tmp_path):
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(starter_path().read_bytes()[:3_000_000])
+    before = set(psutil.Process().children())
+    with pytest.raises(ExportError, match=r"llama\.cpp does not serve cut\.gguf .*said: …"):
+        LlamaServer(path, context=128, slots=1, scratch=tmp_path)
+    assert set(psutil.Process().children()) <= before
+
+
+def test_a_server_ends_when_its_owner_lets_go_of_it(tmp_path):
+    """The owner's end of a pipe closes whatever way the owner ends."""
+    with LlamaServer(starter_path(), context=128, slots=1, scratch=tmp_path) as server:
+        assert server.exit_code is None
+        (process,) = [
+            one for one in psutil.Process().children() if "listen()" in " ".join(one.cmdline())
+        ]
+        assert server.key not in " ".join(process.cmdline())
+        assert server._process.stdin is not None
+        server._process.stdin.close()
+        process.wait(10)
 
 
 def test_its_version_is_known():

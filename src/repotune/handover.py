@@ -17,8 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from repotune.errors import DoesNotFit, RunError, UsageError
-from repotune.events import Emit, Event, Notice, StageDone, StageProgress, StageStarted, ignore
-from repotune.job import Job, settle
+from repotune.events import (
+    Emit,
+    Notice,
+    StageDone,
+    StageProgress,
+    StageStarted,
+    ignore,
+)
+from repotune.job import Job, settle, without_notices
 from repotune.records import ExportFormat, HandOver, ModelRef, Proof, Quantisation
 from repotune.runs import RunFolder, find_run
 
@@ -118,7 +125,7 @@ def _prepare(
 
     is_gguf = to in ("gguf", "ollama")
     quantiser = find_program() if is_gguf and quantisation == "q4_k_m" else None
-    job = settle(run.state(), _without_notices(emit))
+    job = settle(run.state(), without_notices(emit))
     adapter = read_adapter(run.adapter, adapter_shapes(job.shape, job.lora), lora=job.lora)
     path = Path(job.base.path)
     return _Work(
@@ -132,16 +139,6 @@ def _prepare(
         quantiser=quantiser,
         emit=emit,
     )
-
-
-def _without_notices(emit: Emit) -> Emit:
-    """What ``settle`` remarks is about how a training would run here."""
-
-    def pass_on(event: Event) -> None:
-        if not isinstance(event, Notice):
-            emit(event)
-
-    return pass_on
 
 
 def _export(work: _Work, partial: Path, target: Path) -> HandOver:
@@ -165,7 +162,7 @@ def _export(work: _Work, partial: Path, target: Path) -> HandOver:
 
 
 def _write(work: _Work, folder: Path) -> None:
-    from repotune.export import MODELFILE, modelfile, sixteen_bits, write_merged, write_model
+    from repotune.export import MODELFILE, modelfile, sixteen_bits, write_merged, write_quantised
 
     base = work.job.base
     if work.format == "peft":
@@ -179,16 +176,11 @@ def _write(work: _Work, folder: Path) -> None:
             dtype=sixteen_bits(base, work.merged), wrote=wrote,
         )  # fmt: skip
     else:
-        program, path = work.quantiser, folder / work.file
-        write_model(
-            path if program is None else folder / "f16.gguf", work.merged, work.tokenizer,
-            name=work.name, licence=_licence(base),
-            quantisation="f16" if program else work.quantisation, wrote=wrote,
+        write_quantised(
+            folder / work.file, work.merged, work.tokenizer, name=work.name,
+            licence=_licence(base), quantisation=work.quantisation, program=work.quantiser,
+            wrote=wrote,
         )  # fmt: skip
-        if program is not None:
-            from repotune.export import run_program
-
-            run_program(program, folder / "f16.gguf", path)
         if work.format == "ollama":
             text = modelfile(work.file, work.job.tokenizer, work.tokenizer)
             (folder / MODELFILE).write_text(text, encoding="utf-8", newline="\n")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from repotune.config import FineTuningConfig
 from repotune.errors import DoesNotFit, ModelError, UsageError
-from repotune.events import Emit, Notice
+from repotune.events import Emit, Event, Notice
 from repotune.records import LoraSpec, Machine, ModelRef, Policy, Precision, Shape
 from repotune.runs import RunState
 
@@ -146,6 +146,16 @@ def settle(state: RunState, emit: Emit) -> Job:
         ),
         precision=precision,
     )
+
+
+def without_notices(emit: Emit) -> Emit:
+    """For ``settle`` after a run: what it remarks is about how a training would run here."""
+
+    def pass_on(event: Event) -> None:
+        if not isinstance(event, Notice):
+            emit(event)
+
+    return pass_on
 
 
 def _find_base(state: RunState, config: FineTuningConfig, default: str, emit: Emit) -> ModelRef:

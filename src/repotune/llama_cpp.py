@@ -1,8 +1,9 @@
 """llama.cpp, as the package ``xllamacpp`` carries it; the only file that knows that package.
 
 Its library quantises rows where it exports llama.cpp's functions, which it does on Linux and macOS
-and not on Windows. Its server answers questions about a GGUF file, in a process of its own: what
-llama.cpp cannot load may end the process, and what it writes on stderr goes into a file.
+and not on Windows. Its server answers questions about a GGUF file (``ask``), or stays and serves it
+on loopback (``LlamaServer``), in a process of its own: what llama.cpp cannot load may end the
+process, and what it writes on stderr goes into a file.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import ctypes
 import http.client
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -37,6 +40,9 @@ LIKELY: Final = 500
 """In code, the token that really follows is nearly always among so many."""
 LOG_TAIL: Final = 300
 """Characters of llama.cpp's log that an error shows."""
+BATCH: Final = 64
+"""Tokens of a prompt that a server reads at once. Between two batches it can be interrupted, which
+must take less than a second on a CPU; there, larger ones are hardly faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,3 +235,97 @@ def _tokenised(door: _Door, text: Mapping[str, Any]) -> list[int]:
     body = {"content": text["text"], "add_special": False, "parse_special": text["special"]}
     ids: list[int] = door.post("/tokenize", body)["tokens"]
     return ids
+
+
+class LlamaServer:
+    """llama.cpp's HTTP server for one GGUF file, at an address of its own on loopback.
+
+    It answers only who has ``key``, and ends with this process, however that ends. Leaving the
+    ``with`` block stops it.
+    """
+
+    def __init__(self, model: Path, *, context: int, slots: int, scratch: Path) -> None:
+        """Start it and wait until the file is loaded.
+
+        ``context`` is in tokens, for each of ``slots`` requests at a time; ``scratch`` is an
+        existing folder for the log. Raises ExportError if llama.cpp does not load the file.
+        """
+        self.key = os.urandom(16).hex()
+        request = {"model": str(model), "context": context, "slots": slots, "key": self.key}
+        log = scratch / f"{model.stem}.log"
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from repotune.llama_cpp import listen; listen()"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out,
+            )  # fmt: skip
+        try:
+            self.address = self._told(request)
+        except BaseException:
+            self.close()
+            raise
+        if not self.address:
+            self.close()
+            tail = " ".join(log.read_text("utf-8", "replace")[-LOG_TAIL:].split())
+            raise ExportError(
+                f"llama.cpp does not serve {model.name} (exit code {self._process.returncode}; it "
+                f"said: … {tail}): report it, with this message."
+            )
+
+    def _told(self, request: Mapping[str, Any]) -> str:
+        """The address that the other process says, empty if it ended before. The request, with
+        the key in it, goes through a pipe, since other users see a command line."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            return ""
+        return self._process.stdout.readline().decode().strip()
+
+    def __enter__(self) -> LlamaServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
+    def close(self) -> None:
+        """End it, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+
+def listen() -> None:
+    """The other process of ``LlamaServer``: reads a request, says an address, ends at EOF."""
+    import xllamacpp
+
+    request = json.loads(sys.stdin.readline())
+    say = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints goes into the log
+    params = xllamacpp.CommonParams()
+    params.model.path = request["model"]
+    params.n_parallel, params.warmup, params.ui = request["slots"], False, False
+    params.n_ctx = request["context"] * request["slots"]
+    params.n_batch = params.n_ubatch = BATCH
+    params.cache_ram_mib = 0  # prompts of others are kept nowhere
+    params.verbosity = 2  # warnings
+    # A thread that waits for its core holds up all others, so one core is left to the editor.
+    params.cpuparams.poll = 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(
+        1, (os.cpu_count() or 2) - 1
+    )
+    params.hostnames, params.api_keys = ["127.0.0.1"], [request["key"]]
+    server = xllamacpp.Server(params)
+    os.write(say, server.listening_address.encode() + b"\n")
+    os.close(say)
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)  # at once; its own end waits for what is being written

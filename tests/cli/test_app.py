@@ -43,6 +43,10 @@ WRONG_USE = [
     (["complete", "r", "app.py"], "not a place in a file"),
     (["complete", "r", "app.py:0"], "counted from 1"),
     (["complete", "r", "app.py:3", "--max-new-tokens", "0"], "'--max-new-tokens'"),
+    (["serve"], "Missing argument 'RUN'"),
+    (["serve", "r", "--port", "0"], "'--port'"),
+    (["serve", "r", "--ab", "--base"], "give one of them"),
+    (["serve", "r", "--token", "a b c d e f"], "without spaces"),
     (["runs", "a", "b"], "unexpected extra argument"),
 ]
 FAILED_WORK = [
@@ -50,6 +54,7 @@ FAILED_WORK = [
     (["tune", "--resume", "absent"], "absent is not a run"),
     (["evaluate", "absent"], "absent is not a run"),
     (["complete", "absent", "app.py:3"], "absent is not a run"),
+    (["serve", "absent"], "absent is not a run"),
     (["runs", "absent"], "absent cannot be listed"),
 ]
 

@@ -8,6 +8,7 @@ from repotune.cli.show import (
     evaluation_text,
     handover_text,
     resume_command,
+    served_text,
     tune_json,
     tune_text,
 )
@@ -21,6 +22,8 @@ from repotune.records import (
     Outcome,
     Proof,
     RunResult,
+    Served,
+    Trial,
 )
 
 EVALUATION = Evaluation(
@@ -179,3 +182,17 @@ def test_a_hand_over_shows_the_proof_and_what_was_not_proved() -> None:
         "Use it     ollama create out -f out/Modelfile",
     ]
     assert "Proved" not in handover_text(replace(done, proof=None))
+
+
+def test_what_is_served_shows_the_gap_filled_and_ends_with_the_address():
+    trial = Trial(model="tuned", prefix="a = ", suffix="\nb = a\n", answer="1", seconds=0.25)
+    served = Served(
+        address="http://127.0.0.1:8012", token="secret-token", models=("tuned",),
+        files={"tuned": "/runs/a/serve/x.gguf"}, trials=(trial,),
+        settings={"neovim/minuet.lua": "-- one\nreturn 2\n"},
+    )  # fmt: skip
+    lines = served_text(served).splitlines()
+    assert "           a = |1|" in lines
+    assert lines[lines.index("neovim/minuet.lua") + 1] == "    -- one"
+    assert "Token      secret-token" in lines
+    assert lines[-1].startswith("Ready      http://127.0.0.1:8012 ")

@@ -20,6 +20,7 @@ COMMANDS = {
     "complete": "Complete the code at one cursor, base against tuned.",
     "verify": "Check a run's files, and that its adapter does what it did.",
     "export": "Write the tuned model for another program, and prove it there.",
+    "serve": "Serve the tuned model to editors on this computer.",
     "runs": "List the runs in a folder.",
     "plan": "Say what a run would need, take and cost.",
     "requirements": "Write the page of requirements: GPUs, memory, time, cloud.",

@@ -10,7 +10,15 @@ from typing import Any
 
 import click
 
-from repotune.records import Completion, Evaluation, GroupFigures, HandOver, Outcome, RunResult
+from repotune.records import (
+    Completion,
+    Evaluation,
+    GroupFigures,
+    HandOver,
+    Outcome,
+    RunResult,
+    Served,
+)
 from repotune.runs import RunInfo
 
 GROUPS_SHOWN = 5
@@ -187,6 +195,24 @@ def handover_text(done: HandOver) -> str:
         )
     lines += [f"Unchecked  {sentence}" for sentence in done.unchecked]
     lines.append(f"Use it     {done.command}")
+    return "\n".join(lines)
+
+
+def served_text(served: Served) -> str:
+    """The address, what the first request was answered, and the settings for editors."""
+    lines = [f"Files      {name}: {path}" for name, path in served.files.items()]
+    for trial in served.trials:
+        lines.append(f"Tried      {trial.model} answered in {trial.seconds:.1f} s, at |:")
+        marked = f"{trial.prefix}|{trial.answer}|{trial.suffix or ''}"
+        lines += [f"           {line}" for line in marked.strip("\n").split("\n")]
+    for name, text in served.settings.items():
+        lines += ["", f"{name}", *(f"    {line}" for line in text.rstrip("\n").split("\n"))]
+    lines += [
+        "",
+        f"Token      {served.token}",
+        f"Models     {', '.join(served.models)}",
+        f"Ready      {served.address}  (Ctrl-C stops it)",
+    ]
     return "\n".join(lines)
 
 

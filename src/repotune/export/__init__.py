@@ -18,7 +18,7 @@ from repotune.export.proof import (
     refuse_drift,
     why_other_tokens,
 )
-from repotune.export.quantiser import find_program, run_program
+from repotune.export.quantiser import find_program, run_program, write_quantised
 
 __all__ = [
     "MODELFILE",
@@ -42,4 +42,5 @@ __all__ = [
     "why_other_tokens",
     "write_merged",
     "write_model",
+    "write_quantised",
 ]

@@ -23,8 +23,13 @@ def refuse_taken(folder: Path) -> None:
         raise UsageError(f"{folder} is a file: choose a new or an empty folder with -o.")
 
 
-def refuse_no_room(folder: Path, needed: int) -> None:
-    """Raises DiskFull if ``needed`` bytes are more than is free where ``folder`` will lie."""
+def refuse_no_room(
+    folder: Path, needed: int, then: str = "choose a folder on another disk with -o"
+) -> None:
+    """Raises DiskFull if ``needed`` bytes are more than is free where ``folder`` will lie.
+
+    ``then`` is what to do instead of freeing some.
+    """
     place = folder.absolute()
     while not place.exists():
         place = place.parent
@@ -32,7 +37,7 @@ def refuse_no_room(folder: Path, needed: int) -> None:
     if free < needed:
         raise DiskFull(
             f"The export takes {needed / 1e9:,.2f} GB of disk and {free / 1e9:,.2f} GB is free at "
-            f"{place}: free some space, or choose a folder on another disk with -o."
+            f"{place}: free some space, or {then}."
         )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from repotune.errors import ExportError
+from repotune.export.gguf import write_model
 from repotune.llama_cpp import can_quantise
+from repotune.model import WeightSource
+from repotune.records import Quantisation
 
 PROGRAM: Final = "llama-quantize"
 
@@ -46,3 +50,21 @@ def run_program(program: Path, f16: Path, out: Path) -> None:
             "llama-quantize, or take --quantisation q8_0."
         )
     f16.unlink()
+
+
+def write_quantised(
+    path: Path, source: WeightSource, tokenizer: Mapping[str, Any], *, name: str,
+    licence: str | None, quantisation: Quantisation, program: Path | None,
+    wrote: Callable[[int], None],
+) -> None:  # fmt: skip
+    """``write_model``, by way of F16 where ``program`` has to quantise.
+
+    Raises as ``write_model`` and ``run_program``.
+    """
+    first = path if program is None else path.with_name(f"{path.name}.f16")
+    write_model(
+        first, source, tokenizer, name=name, licence=licence,
+        quantisation=quantisation if program is None else "f16", wrote=wrote,
+    )  # fmt: skip
+    if program is not None:
+        run_program(program, first, path)

@@ -3,7 +3,14 @@
 Arrays carry their shape in the comment: S = max_seq_length, N = number of things.
 """
 
-from repotune.records.handover import ExportFormat, HandOver, Proof, Quantisation
+from repotune.records.handover import (
+    ExportFormat,
+    HandOver,
+    Proof,
+    Quantisation,
+    Served,
+    Trial,
+)
 from repotune.records.machine import Check, Diagnosis, Finding, MachineRates, Outcome
 from repotune.records.plan import (
     Alternative,
@@ -92,9 +99,11 @@ __all__ = [
     "RunFinding",
     "RunResult",
     "Saving",
+    "Served",
     "Shape",
     "Split",
     "TrainResult",
+    "Trial",
     "Verdict",
     "Verification",
 ]

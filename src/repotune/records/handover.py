@@ -45,3 +45,30 @@ class HandOver:
     """Sentences: what was not checked, and how it can be."""
     command: str
     """What to type, or to write in Python, to use it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A real request through the door, and its answer."""
+
+    model: str
+    prefix: str
+    suffix: str | None
+    """None: the model has no fill in the middle, so it was asked to go on after the prefix."""
+    answer: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A server that is ready."""
+
+    address: str
+    token: str
+    models: tuple[str, ...]
+    files: dict[str, str]
+    """Model -> its GGUF file."""
+    trials: tuple[Trial, ...]
+    settings: dict[str, str]
+    """File -> text, for editors. Empty for a model without fill in the middle, of which an editor
+    would get nothing."""

@@ -10,6 +10,7 @@
     checkpoints/      step-000050/, …
     adapter/          PEFT's format
     evaluation.json   base against tuned
+    serve/            the models that `repotune serve` made for llama.cpp
 
 ``run.json`` alone is enough to start the run again, and it appears by one rename: a process
 killed at any moment leaves either no run or one that can be resumed.

@@ -1,0 +1,74 @@
+"""Settings as each editor reads them, with the token, for nobody but their owner."""
+
+import json
+import os
+import stat
+
+import pytest
+
+from repotune.errors import UsageError
+from repotune.serving import editor_settings, refuse_others_files, write_settings
+from repotune.serving.editors import MARK
+
+ADDRESS, TOKEN = "http://127.0.0.1:8012", 'a"token'
+
+
+def settings(**changes):
+    given = {"models": ("tuned", "base"), "has_chat": False, **changes}
+    return editor_settings(
+        ADDRESS, TOKEN, given["models"], has_chat=given["has_chat"], context=4096
+    )
+
+
+def test_continue_asks_each_model_with_the_suffix_apart():
+    text = settings()["continue/config.yaml"]
+    models = text.split("  - name: ")[1:]
+    assert [model.splitlines()[0] for model in models] == ["repotune tuned", "repotune base"]
+    for model, name in zip(models, ("tuned", "base"), strict=True):
+        lines = [line.strip() for line in model.splitlines()]
+        # Its provider of that name posts prompt and suffix to beta/completions under the base.
+        assert "provider: deepseek" in lines
+        assert f"apiBase: {ADDRESS}/" in lines
+        assert f"model: {name}" in lines
+        assert "roles: [autocomplete]" in lines
+        assert 'apiKey: "a\\"token"' in lines
+    assert "roles: [chat, edit]" in settings(has_chat=True)["continue/config.yaml"]
+    assert "chat" not in text
+
+
+def test_llama_vscodes_are_json_behind_the_mark():
+    first, _, rest = settings()["llama.vscode/settings.json"].partition("\n")
+    assert first == f"// {MARK}"
+    assert json.loads(rest) == {
+        "llama-vscode.endpoint": ADDRESS, "llama-vscode.api_key": TOKEN,
+    }  # fmt: skip
+
+
+def test_neovims_name_the_paths_that_the_door_has():
+    texts = settings()
+    assert f'end_point = "{ADDRESS}/v1/completions"' in texts["neovim/minuet.lua"]
+    assert 'model = "tuned"' in texts["neovim/minuet.lua"]
+    assert "context_window = 6144," in texts["neovim/minuet.lua"]
+    assert f'endpoint_fim = "{ADDRESS}/infill"' in texts["neovim/llama_vim.lua"]
+
+
+def test_they_are_written_for_their_owner_and_over_our_own_only(tmp_path):
+    folder = tmp_path / "new" / "config"
+    refuse_others_files(folder)
+    write_settings(folder, settings())
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    assert files == sorted(settings())
+    if os.name != "nt":
+        assert {stat.S_IMODE((folder / name).stat().st_mode) for name in files} == {0o600}
+    refuse_others_files(folder)  # ours
+    write_settings(folder, settings(models=("base",)))
+    assert "repotune tuned" not in (folder / "continue" / "config.yaml").read_text("utf-8")
+    (folder / "continue" / "config.yaml").write_text("name: mine\n")
+    with pytest.raises(UsageError, match=r"config\.yaml is yours"):
+        refuse_others_files(folder)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        refuse_others_files(tmp_path / "x")
