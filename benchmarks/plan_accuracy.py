@@ -51,7 +51,7 @@ def main(measured, calibration):
     errors, times = [], []
     for row in judged:
         setting, gib = read_setting(row["setting"]), row["device_gib"]
-        planned = (memory_of(setting) + context) / GIB
+        planned = bytes_at(setting, context, segments, unmerged) / GIB
         step = step_seconds(setting.setup, setting.policy, rates, row_tokens=setting.length)
         ms, expected = statistics.median(row["step_ms"]), 1e3 * (step.micro_batch + step.optimizer)
         errors.append(planned / gib - 1)
@@ -66,16 +66,19 @@ def main(measured, calibration):
 def fit(rows, context):
     """The two constants with the least sum of squared relative errors."""
 
-    def loss(constants):
-        return sum((bytes_at(row, *constants) / (row["device_gib"] * GIB) - 1) ** 2 for row in rows)
+    known = [(read_setting(row["setting"]), row["device_gib"] * GIB) for row in rows]
 
-    def bytes_at(row, segments, unmerged):
-        setting = read_setting(row["setting"])
-        queries = setting.setup.tokens * memory.widths(setting.shape)[1] * 2
-        exact = memory_of(setting) - memory.slack_bytes(setting.setup)
-        return exact + segments + unmerged * queries + context
+    def loss(constants):
+        return sum((bytes_at(one, context, *constants) / peak - 1) ** 2 for one, peak in known)
 
     return min(product(SEGMENTS, UNMERGED), key=loss)
+
+
+def bytes_at(setting, context, segments, unmerged):
+    """Of the device's peak, with these two constants."""
+    queries = setting.setup.tokens * memory.widths(setting.shape)[1] * 2
+    exact = memory_of(setting) - memory.slack_bytes(setting.setup)
+    return exact + segments + unmerged * queries + context
 
 
 def memory_of(setting):

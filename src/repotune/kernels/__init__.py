@@ -1,7 +1,7 @@
 """The operations a layer is made of, as a table that the model is given.
 
 Every operation has a plain PyTorch version (``plain.py``), which runs on any device and is the
-reference for faster ones. The model calls ``ops.rope(...)`` and never asks which table it holds.
+reference for faster ones. The model calls ``ops.rotate(...)`` and never asks which table it holds.
 """
 
 from repotune.kernels.attention import Attended, Documents

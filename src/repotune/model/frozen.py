@@ -1,7 +1,7 @@
 """Where a stack's frozen weight lies between its uses: in 16 bits, or in 4.
 
 Either gives the matrix as a padded one, [O + R, K + R]: the weight, B in the columns behind it, A
-in the rows below. Shapes: O output width, K input width, R sum of the ranks, P = pad of R.
+in the rows below. Shapes: O output width, K input width, R of ``linear``.
 """
 
 from __future__ import annotations

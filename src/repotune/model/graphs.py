@@ -50,6 +50,8 @@ class Graphs:
         self._on_gpu = on_gpu
         self._recorded: dict[Hashable, _Recorded] = {}
         self._seen: set[Hashable] = set()
+        self._refused: set[Hashable] = set()
+        """Passes for whose recording there was no memory."""
         self._warm: set[str] = set()
         self._fixed: dict[str, torch.cuda.CUDAGraph] = {}
         self._pool = _new_pool(on_gpu)
@@ -58,8 +60,9 @@ class Graphs:
         """Forget the recorded passes of rows: the memory that they write to may go."""
         self._recorded.clear()
         self._seen.clear()
-        if not self._fixed:  # memory of graphs ends with the last of them
-            self._pool = _new_pool(self._on_gpu)
+        self._refused.clear()
+        # The memory of graphs ends with the last of them.
+        self._pool = _new_pool(self._on_gpu)
 
     def replay(self, name: str, work: Callable[[], None]) -> None:
         """``work()``, whose launches are always the same, by a graph from the second call on."""
@@ -71,7 +74,7 @@ class Graphs:
                 return
             graph = torch.cuda.CUDAGraph()
             torch.cuda.synchronize()
-            with torch.cuda.graph(graph, pool=self._pool):
+            with torch.cuda.graph(graph):
                 work()
             self._fixed[name] = graph
         graph.replay()
@@ -80,7 +83,8 @@ class Graphs:
         """``compute(inputs)``, by a recorded graph from the second call with the same key on."""
         recorded = self._recorded.get(key)
         if recorded is None:
-            if key not in self._seen or len(self._recorded) == MAX_GRAPHS:
+            is_new = key not in self._seen
+            if is_new or key in self._refused or len(self._recorded) == MAX_GRAPHS:
                 # The first time kernels are compiled and libraries choose theirs, unrecorded.
                 self._seen.add(key)
                 return compute(inputs)
@@ -88,7 +92,7 @@ class Graphs:
                 recorded = self._record(key, inputs, compute)
             except torch.OutOfMemoryError:
                 # Recording takes memory of its own; nothing was computed yet.
-                self._seen.discard(key)
+                self._refused.add(key)
                 return compute(inputs)
         for static, new in zip(recorded.inputs.tensors(), inputs.tensors(), strict=True):
             static.copy_(new)
@@ -108,5 +112,5 @@ class Graphs:
 
 
 def _new_pool(on_gpu: bool) -> torch.cuda._POOL_HANDLE | None:
-    """One memory for all graphs: none runs beside another, nor reads what another has left."""
+    """One memory for all rows' graphs: none runs beside another, nor reads what it has left."""
     return torch.cuda.graph_pool_handle() if on_gpu else None

@@ -229,7 +229,7 @@ def scratch_bytes(setup: Setup, savings: frozenset[Saving]) -> int:
 
 
 def uses_flash(setup: Setup) -> bool:
-    """Whether cuDNN's attention cannot be used, by the conditions of ``kernels.triton``."""
+    """Whether cuDNN's attention cannot be used, as ``kernels.triton`` decides for usual heads."""
     _, q, k, _ = widths(setup.shape)
     windowed = setup.shape.sliding_window is not None
     return setup.documents is not None or k < q or windowed

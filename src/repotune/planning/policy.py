@@ -58,8 +58,8 @@ def choose_policy(
     if found := _fitting(setup, budget, host_free_bytes):
         return found
     moments = moments_bytes(setup)
-    host_free_bytes -= round(moments / HOST_SHARE)
-    if host_free_bytes > 0 and (found := _fitting(setup, budget + moments, host_free_bytes)):
+    beside = host_free_bytes - round(moments / HOST_SHARE)
+    if beside > 0 and (found := _fitting(setup, budget + moments, beside)):
         reason = f"{found.reason[:-1]}; the optimizer's moments wait in host memory."
         return replace(found, reason=reason, optimizer_offloaded=True)
     need = needed_bytes(setup, host_free_bytes=host_free_bytes)

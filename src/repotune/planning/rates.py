@@ -30,8 +30,10 @@ CALIBRATED: Final = 1.08
 FAST_ATTENTION: Final = 0.73
 """Of the matmul rate, forward and backward over long rows (cuDNN, H100)."""
 SLOW_ATTENTION: Final = 0.35
-"""Where there is no flash kernel: before compute capability 8.0."""
-CPU_ATTENTION: Final = 0.35
+"""Where there is no flash kernel: before compute capability 8.0. Packed rows get ``speed.FLASH`` of
+it, as of the other."""
+CPU_ATTENTION: Final = 0.4
+"""Of the matmul rate: fitted to the starter on rows of 256 to 2,048 tokens (2 cores, bf16)."""
 STREAMED: Final = 0.85
 """Share of the bandwidth that operations between matmuls reach."""
 PCIE_LANE: Final = {3: 0.985e9, 4: 1.969e9, 5: 3.938e9}
@@ -44,9 +46,12 @@ OPERATION_SECONDS: Final = (18e-6, 27e-6, 43e-6)
 slow host of an H100 (119 ms for 1 × 1024 over 32 layers), less on a desktop."""
 HOST_FACTOR: Final = 4.0
 """One of the engine's operations takes as long on the host as this many of the probe's."""
-CPU_OPERATION_SECONDS: Final = 10e-6
+CPU_HOST_FACTOR: Final = 24.0
+"""The same on a CPU, where an operation also wakes the other threads: 0.04 ms with launches of
+1.8 µs, by the same rows."""
+CPU_OPERATION_SECONDS: Final = 42e-6
 
-CPU_BF16_FLOPS: Final = 350e9
+CPU_BF16_FLOPS: Final = 450e9
 """A core's, with bf16 units (AMX, AVX-512 BF16): the starter's 690 tokens/s on 2 cores of an EPYC
 of the fifth generation."""
 CPU_FP32_FLOPS: Final = 55e9
@@ -125,7 +130,9 @@ def cpu_rates(cores: int, *, bf16: bool, calibration: Calibration | None) -> Rat
     """Of a CPU; ``bf16`` says whether its bf16 matmuls are faster than fp32 ones."""
     if calibration is not None:
         matmul, bandwidth = calibration.matmul_flops, calibration.bandwidth
+        operation = calibration.launch_seconds * CPU_HOST_FACTOR
     else:
+        operation = CPU_OPERATION_SECONDS
         matmul, bandwidth = cores * (CPU_BF16_FLOPS if bf16 else CPU_FP32_FLOPS), CPU_BANDWIDTH
     return _range(
         lambda factor: Rates(
@@ -133,7 +140,7 @@ def cpu_rates(cores: int, *, bf16: bool, calibration: Calibration | None) -> Rat
             attention_flops=matmul * CPU_ATTENTION * factor,
             bandwidth=bandwidth * factor,
             host_to_device=None,
-            operation_seconds=CPU_OPERATION_SECONDS / factor,
+            operation_seconds=operation / factor,
         ),
         UNMEASURED if calibration is None else CALIBRATED,
         measured=calibration is not None,

@@ -40,6 +40,8 @@ see ``benchmarks``."""
 ATTENTION_EDGE: Final = 470
 """Tokens that a fused kernel computes for each query beyond those that it sees: tiles on the
 diagonal, what it does once a tile. Fitted to rows of 512 to 8,192 tokens."""
+CPU_ATTENTION_EDGE: Final = 230
+"""The same of ``kernels.attention``, whose blocks are of 128 queries."""
 FLASH: Final = 0.57
 """Flash attention's rate, of cuDNN's: 1.7 times slower (``kernels.triton.attention``)."""
 CPU_TRAFFIC: Final = 3
@@ -135,8 +137,7 @@ def attention_flops(setup: Setup, policy: Policy, row_tokens: int) -> float:
     seen = min(row_tokens / 2, setup.shape.sliding_window or row_tokens)
     if setup.documents is not None:
         seen = min(seen, setup.tokens / setup.documents)
-    if setup.device == "cuda":
-        seen += ATTENTION_EDGE
+    seen += ATTENTION_EDGE if setup.device == "cuda" else CPU_ATTENTION_EDGE
     forward = 4 * widths(setup.shape)[1] * seen
     again = sum(layer.saving == "input" for layer in policy.layers)
     return forward * (setup.shape.num_hidden_layers * (1 + BACKWARD_ATTENTION) + again)

@@ -147,9 +147,9 @@ class Memory:
         shorter = "" if self._may_cut_rows else "allow_shorter_rows = true, "
         return (
             f"Memory ran out at step {step} although one row of {self._tokens(self.passes):,} "
-            "tokens goes through the model at a time and the least is kept, and what was saved is "
-            "whole: close other programs and go on with --resume, or start a new run with "
-            f"{shorter}a smaller max_seq_length or a smaller lora_r."
+            "tokens goes through the model at a time and the planner has nothing left to give up, "
+            "and what was saved is whole: close other programs and go on with --resume, or start a "
+            f"new run with {shorter}a smaller max_seq_length or a smaller lora_r."
         )
 
 

@@ -29,7 +29,7 @@ class AdamW:
         assert sum(weight.numel() for weight in weights.values()) == flat.numel()
         self._flat, self._weights, self._weight_decay = flat, weights, weight_decay
         self._on_host = on_host
-        self._exp_avg, self._exp_avg_sq = (self._zeros(), self._zeros())
+        self._exp_avg, self._exp_avg_sq = (self._zeros(on_host=on_host) for _ in range(2))
         self._steps = torch.zeros((), dtype=torch.float32, device=flat.device)
         self.updates = 0
         """How often ``step`` was called: while it stands still, so do the weights."""
@@ -39,12 +39,16 @@ class AdamW:
         """Running mean of their squares, by name."""
 
     def move_to_host(self) -> None:
-        """Let the moments wait in host memory from now on."""
+        """Let the moments wait in host memory from now on.
+
+        They stay where they are if the host has no room, which is a RuntimeError.
+        """
         if self._on_host:
             return
+        moved = [self._zeros(on_host=True) for _ in range(2)]
+        self._exp_avg = moved[0].copy_(self._exp_avg)
+        self._exp_avg_sq = moved[1].copy_(self._exp_avg_sq)
         self._on_host = True
-        self._exp_avg = self._zeros().copy_(self._exp_avg)
-        self._exp_avg_sq = self._zeros().copy_(self._exp_avg_sq)
         # In place: a checkpoint looks at the same dictionaries.
         self.exp_avg.update(_views(self._exp_avg, self._flat, self._weights))
         self.exp_avg_sq.update(_views(self._exp_avg_sq, self._flat, self._weights))
@@ -95,8 +99,8 @@ class AdamW:
             self.exp_avg_sq[name].copy_(exp_avg_sq[name])
         self._steps.fill_(steps)
 
-    def _zeros(self) -> Tensor:
-        if self._on_host and self._flat.is_cuda:
+    def _zeros(self, *, on_host: bool) -> Tensor:
+        if on_host and self._flat.is_cuda:
             return torch.zeros(self._flat.shape, dtype=torch.float32, pin_memory=True)
         return torch.zeros_like(self._flat)
 
