@@ -46,6 +46,9 @@ FLASH: Final = 0.57
 """Flash attention's rate, of cuDNN's: 1.7 times slower (``kernels.triton.attention``)."""
 CPU_TRAFFIC: Final = 3
 """PyTorch's plain operations read and write that many times what a fused one does."""
+CPU_BESIDE: Final = 0.08
+"""What else runs in a run (progress, metrics, watching) takes this share of the cores: a row of 512
+tokens of the starter takes 643 ms by itself on 2 cores, about 700 in a run."""
 OPTIMIZER_TRAFFIC: Final = 2 * MASTER_BYTES + 4
 """Bytes per LoRA parameter and step: all state read and written, the compute copies remade."""
 FORWARD_SHARE: Final = 0.48
@@ -86,7 +89,7 @@ def step_seconds(setup: Setup, policy: Policy, rates: Rates, *, row_tokens: int)
     work = matmuls + attention + lora + elementwise + dequantisation
     enqueued = operations(setup, policy) * rates.operation_seconds
     if setup.device == "cpu":
-        waiting = enqueued
+        waiting = enqueued + CPU_BESIDE * work
     elif is_graphed(setup, policy):
         waiting = hypot(work, operations(setup, policy) * GRAPH_OPERATION) - work
     else:
