@@ -51,7 +51,6 @@ def main():
     parser.add_argument("settings", nargs="+")
     parser.add_argument("--warm", type=int, default=4)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--energy", action="store_true", help="also the joules of the timed steps")
     parser.add_argument("--profile", action="store_true", help="also the time by kernel")
     args = parser.parse_args()
     torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
@@ -124,7 +123,6 @@ def measure(decoder, setting, args):
         if step == args.warm:
             torch.cuda.synchronize()
             warm_seconds = time.perf_counter() - first
-            joules_before = joules() if args.energy else 0.0
         row = random_row(rng, setting, decoder.shape.vocab_size)
         optimizer.zero_grad()
         loss = decoder.loss_and_grad(row, scale=1 / tokens, policy=policy, dropout_seed=None)
@@ -134,8 +132,6 @@ def measure(decoder, setting, args):
         losses.append(float(loss) / tokens)
         norms.append(float(norm))
     torch.cuda.synchronize()
-    # One step more than is timed was run since.
-    energy = (joules() - joules_before) / (tokens * (args.steps + 1)) if args.energy else None
     pairs = list(zip(events[args.warm :], events[args.warm + 1 :], strict=False))
     milliseconds = [before.elapsed_time(after) for before, after in pairs]
     free, total = torch.cuda.mem_get_info()
@@ -148,18 +144,9 @@ def measure(decoder, setting, args):
         "allocated_gib": round(torch.cuda.max_memory_allocated() / GIB, 3),
         "device_gib": round((reserved + context) / GIB, 3),
         "warm_s": round(warm_seconds, 1),
-        "joules_per_million_tokens": energy and round(energy * 1e6),
         "losses": [round(one, 4) for one in losses],
         "grad_norms": [round(one, 4) for one in norms],
     }
-
-
-def joules():
-    """Of the board since its driver was loaded."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0)) / 1e3
 
 
 def show_profile(decoder, setting):

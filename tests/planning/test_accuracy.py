@@ -31,5 +31,5 @@ def test_the_planner_has_the_constants_that_were_fitted():
         RESULTS / "calibration-h100.json",
     ]  # fmt: skip
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    fitted, planned = re.findall(r"(\d+) MiB and (?:about )?([\d.]+)", text)
+    fitted, planned = re.findall(r"(\d+) MiB and ([\d.]+\d)", text)
     assert fitted == planned

@@ -59,7 +59,7 @@ CPU_HOST_GIB: Final = Range(low=0.4, expected=0.6, high=1.2)
 CORPUS_SHARE: Final = Range(low=0.3, expected=1.0, high=3.0)
 """Of the tree's bytes, held in memory while it is read and packed."""
 CHECKPOINTS: Final = Range(low=1, expected=3, high=4)
-"""Kept are the best and the newest two; another exists while it is written."""
+"""Kept are the best and the newest two; the next one is there before the oldest goes."""
 CHECKPOINT_BYTES: Final = 12
 """Per LoRA parameter: fp32 weight and Adam's two moments."""
 ADAPTER_BYTES: Final = 4

@@ -9,12 +9,9 @@ from repotune.errors import DiskFull
 from repotune.job import Job, quantised_folder
 from repotune.machine import drive, free_bytes
 from repotune.planning import lora_parameters, weight_bytes
+from repotune.planning.plan import ADAPTER_BYTES, CHECKPOINT_BYTES, CHECKPOINTS
 from repotune.runs import RunFolder
 
-CHECKPOINTS: Final = 4
-"""The best, the last two, and the next one before the oldest goes."""
-CHECKPOINT_BYTES, ADAPTER_BYTES = 12, 4
-"""A parameter of the adapter: weight and two moments in fp32; the weight alone."""
 LOGS_BYTES: Final = 64 * 2**20
 """More than the metrics of a long run take."""
 
@@ -26,7 +23,7 @@ def check_room(folder: RunFolder, job: Job) -> None:
     is full.
     """
     numbers = lora_parameters(job.shape, job.lora)
-    run = numbers * (CHECKPOINTS * CHECKPOINT_BYTES + ADAPTER_BYTES) + LOGS_BYTES
+    run = numbers * round(CHECKPOINTS.high * CHECKPOINT_BYTES + ADAPTER_BYTES) + LOGS_BYTES
     there = sum(path.stat().st_size for path in folder.checkpoints.rglob("*") if path.is_file())
     needs = {folder.path: max(0, run - there)}
     cache = quantised_folder(job.base, job.precision)
