@@ -9,7 +9,7 @@ from repotune.errors import RunError
 from repotune.evaluation import evaluate, write_evaluation
 from repotune.events import Emit
 from repotune.export import export_adapter, load_adapter
-from repotune.job import Job, load_decoder, settle
+from repotune.job import Job, load_decoder, settle, without_notices
 from repotune.model import Decoder
 from repotune.records import Evaluation
 from repotune.runs import RunFolder
@@ -35,7 +35,7 @@ def open_tuned(folder: RunFolder, emit: Emit) -> tuple[Job, Decoder]:
             f"{folder.path} has no adapter yet: finish it with "
             f"`repotune tune --resume {folder.path}`."
         )
-    job = settle(folder.state(), emit)
+    job = settle(folder.state(), without_notices(emit))  # said when the run was trained
     decoder = load_decoder(job, emit)
     load_adapter(folder.adapter, decoder.lora_state(), lora=job.lora)
     decoder.refresh()
