@@ -223,12 +223,12 @@ def _choose(job: Job, tokens: int, free_bytes: int) -> Policy:
 
 
 def _kept_bytes(job: Job, tokens: int, policy: Policy) -> int:
-    """Of saved tensors on the device between forward and backward, and of the optimizer there."""
-    from repotune.planning import moments_bytes, saved_layer_bytes
+    """What another policy may have: saved tensors, 16-bit copies, the optimizer's moments."""
+    from repotune.planning import expanded_bytes, moments_bytes, saved_layer_bytes
 
     setup = job.setup_of(tokens)
     moments = 0 if policy.optimizer_offloaded else moments_bytes(setup)
-    return moments + sum(
+    return moments + expanded_bytes(setup, policy) + sum(
         saved_layer_bytes(
             job.shape, job.lora, layer.saving, tokens=tokens, itemsize=setup.itemsize,
             device=job.device,

@@ -16,7 +16,7 @@ from repotune.planning import (
     saved_layer_bytes,
     working_bytes,
 )
-from repotune.planning.memory import moments_bytes
+from repotune.planning.memory import expanded_layer_bytes, memory_parts, moments_bytes
 from repotune.planning.policy import LEVELS, USABLE, needed_bytes
 from repotune.records import LINEAR_MODULES, LoraSpec, Shape
 
@@ -124,6 +124,27 @@ def test_without_checkpointing_nothing_is_recomputed_or_it_is_refused():
 def test_too_little_for_anything_is_refused_with_the_way_out():
     with pytest.raises(DoesNotFit, match="Lower max_seq_length below 2048"):
         policy(2**26)
+
+
+def test_what_is_left_of_a_gpu_holds_4_bit_weights_in_16_bits():
+    whole = choose_policy(ON_GPU, free_bytes=2**40, gradient_checkpointing=True)
+    assert [one.expanded for one in whole.layers] == [True] * 6
+    assert whole.reason.endswith("the weights are kept in 16 bits too.")
+    plain = replace(whole, layers=tuple(replace(one, expanded=False) for one in whole.layers))
+    least = sum(part.bytes for part in memory_parts(ON_GPU, plain))
+    each = expanded_layer_bytes(ON_GPU)
+    # qkv, o, gate and up, down, padded to multiples of 64
+    assert each == 2 * (128 * 128 + 128 * 128 + 384 * 128 + 128 * 192)
+    for count in (0, 2):
+        free = ceil((least + count * each) / USABLE["cuda"]) + 1
+        policy = choose_policy(ON_GPU, free_bytes=free, gradient_checkpointing=True)
+        assert [one.expanded for one in policy.layers] == [True] * count + [False] * (6 - count)
+        parts = memory_parts(ON_GPU, policy)
+        assert sum(part.bytes for part in parts) == least + count * each
+    dense = choose_policy(
+        replace(ON_GPU, use_4bit=False), free_bytes=2**40, gradient_checkpointing=True
+    )
+    assert not any(one.expanded for one in dense.layers)
 
 
 def test_on_cuda_host_memory_is_used_before_attention_is_computed_again():

@@ -56,8 +56,11 @@ class Graphs:
         self._fixed: dict[str, torch.cuda.CUDAGraph] = {}
         self._pool = _new_pool(on_gpu)
 
-    def clear(self) -> None:
-        """Forget the recorded passes of rows: the memory that they write to may go."""
+    def clear(self, *, of_rows: bool = True) -> None:
+        """Forget the recorded passes, or those of rows: the memory that they write to may go."""
+        if not of_rows:
+            self._fixed.clear()
+            self._warm.clear()
         self._recorded.clear()
         self._seen.clear()
         self._refused.clear()

@@ -11,6 +11,7 @@ from repotune.planning.memory import (
     STAGED_LAYERS,
     Device,
     Setup,
+    expanded_layer_bytes,
     moments_bytes,
     saved_layer_bytes,
     shared_bytes,
@@ -51,10 +52,9 @@ def choose_policy(
     if not gradient_checkpointing:
         if whole > budget:
             raise _does_not_fit(whole, free_bytes, setup, "Set gradient_checkpointing=True")
-        each = [LayerPolicy(saving="all")] * layers
-        return _policy(each, "gradient_checkpointing is off: nothing is recomputed")
+        return _whole(setup, budget - whole, "gradient_checkpointing is off: nothing is recomputed")
     if whole <= budget:
-        return _policy([LayerPolicy(saving="all")] * layers, "there is room to recompute nothing")
+        return _whole(setup, budget - whole, "there is room to recompute nothing")
     if found := _fitting(setup, budget, host_free_bytes):
         return found
     moments = moments_bytes(setup)
@@ -80,6 +80,17 @@ def needed_bytes(setup: Setup, *, host_free_bytes: int = 0) -> int:
 
     # Where it is moved away, saving attention's output too may take less than computing it again.
     return min(need("input"), need("outputs"))
+
+
+def _whole(setup: Setup, spare_bytes: int, reason: str) -> Policy:
+    """Everything saved, and what is left of the memory spent on weights in 16 bits."""
+    layers, each = setup.shape.num_hidden_layers, expanded_layer_bytes(setup)
+    count = min(layers, spare_bytes // each) if each else 0
+    if count:
+        whose = "the weights" if count == layers else f"those of {count} of {layers} layers"
+        reason += f"; {whose} are kept in 16 bits too"
+    policies = [LayerPolicy(saving="all", expanded=index < count) for index in range(layers)]
+    return _policy(policies, reason)
 
 
 def _fitting(setup: Setup, budget: int, host_free_bytes: int) -> Policy | None:
