@@ -1,4 +1,4 @@
-"""What loading a model in 4 bits takes of the host, by the benchmark that measures the whole one."""
+"""What loading a model in 4 bits takes of the host, by the benchmark of the whole model."""
 
 import json
 import subprocess
