@@ -98,8 +98,9 @@ def quantise(weight_OK: Tensor) -> Nf4:
     packed = torch.empty(weight_OK.numel() // 2, dtype=torch.uint8, device=weight_OK.device)
     absmax_n = torch.empty(len(blocks), device=weight_OK.device)
     # By the piece: fp32 copies and codes of a whole matrix are ten times its size in NF4.
-    pieces = (blocks.split(PIECE), absmax_n.split(PIECE), packed.split(PIECE * BLOCK // 2))
-    for piece, absmax, codes in zip(*pieces, strict=True):
+    sizes = ((blocks, PIECE), (absmax_n, PIECE), (packed, PIECE * BLOCK // 2))
+    pieces = zip(*(torch.split(whole, size) for whole, size in sizes), strict=True)
+    for piece, absmax, codes in pieces:
         _quantise_blocks(piece.float(), absmax, codes)
     return Nf4(rows, columns, packed, *_quantise_scales(absmax_n))
 
