@@ -1,4 +1,7 @@
+import random
+import re
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from math import ceil
 
 import pytest
@@ -121,9 +124,43 @@ def test_without_checkpointing_nothing_is_recomputed_or_it_is_refused():
         policy(2**29, checkpointing=False, tokens=65536)
 
 
-def test_too_little_for_anything_is_refused_with_the_way_out():
-    with pytest.raises(DoesNotFit, match="Lower max_seq_length below 2048"):
+def test_too_little_is_refused_with_the_largest_pass_that_fits():
+    least = needed_bytes(Setup(shape=SHAPE, lora=LORA, tokens=512, itemsize=2)) / USABLE["cpu"]
+    with pytest.raises(DoesNotFit, match=r"short\. Lower max_seq_length from 2,048 to 512, or"):
+        policy(ceil(least) + 1)
+    with pytest.raises(DoesNotFit, match=r"short\. Lower max_seq_length from 2,048 to 256, or"):
+        policy(ceil(least) - 1)
+
+
+def test_too_little_for_anything_is_refused_with_the_least_that_would_do():
+    with pytest.raises(DoesNotFit) as refused:
         policy(2**26)
+    words = re.search(
+        r"Even 256 tokens at a time need ([\d.]+) GiB: use a computer with at least ([\d.]+) GiB "
+        "free, or choose a smaller model, or close other programs",
+        str(refused.value),
+    )
+    least, free = (float(one) for one in words.groups())
+    assert free == pytest.approx(least / USABLE["cpu"], abs=0.11)
+    policy(int((free + 0.05) * 2**30), tokens=256)
+
+
+def test_on_a_gpu_the_smallest_that_would_do_has_weights_in_4_bits():
+    large = replace(SHAPE, hidden_size=2048, intermediate_size=8192, num_hidden_layers=24)
+    dense = replace(ON_GPU, shape=large, use_4bit=False)
+
+    def refusal(free):
+        with pytest.raises(DoesNotFit) as refused:
+            choose_policy(dense, free_bytes=int(free), gradient_checkpointing=True)
+        return str(refused.value)
+
+    free = needed_bytes(replace(dense, use_4bit=True)) / USABLE["cuda"]
+    assert "short. Set use_4bit=True, or choose" in refusal(free + 1)
+    fewer = replace(dense, use_4bit=True, tokens=1024, documents=2)
+    free = needed_bytes(fewer) / USABLE["cuda"]
+    both = "Set use_4bit=True and lower batch_size × max_seq_length from 2,048 to 1,024, or"
+    assert both in refusal(free + 1)
+    assert re.search(r"Even 256 tokens .* use a GPU with at least [\d.]+ GiB free", refusal(2**27))
 
 
 def test_what_is_left_of_a_gpu_holds_4_bit_weights_in_16_bits():
@@ -184,6 +221,30 @@ def test_the_moments_go_to_the_host_only_where_nothing_else_fits():
     assert "moments wait in host memory" in found[0].reason
     with pytest.raises(DoesNotFit):
         chosen(least - step)
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_what_is_needed_at_the_least_is_what_the_choice_needs(short):
+    large = replace(SHAPE, hidden_size=1024, intermediate_size=2816, num_hidden_layers=24)
+    draw = random.Random(0)
+    for _ in range(200):
+        tokens = draw.choice((256, 1024, 8192))
+        one = replace(
+            ON_GPU, shape=draw.choice((SHAPE, large)), lora=replace(LORA, r=draw.choice((4, 256))),
+            tokens=tokens, documents=draw.choice((None, tokens // 700 + 2)),
+            use_4bit=draw.choice((False, True)),
+        )  # fmt: skip
+        host = int(draw.random() * draw.choice((2**24, 2**28, 2**32)))
+        need = needed_bytes(one, host_free_bytes=host)
+        free = int((need - short) / USABLE["cuda"]) + (not short)
+        chosen = partial(
+            choose_policy, one, gradient_checkpointing=True, host_free_bytes=host, free_bytes=free
+        )
+        if short:
+            with pytest.raises(DoesNotFit):
+                chosen()
+        else:
+            chosen()
 
 
 def fits(chosen, free, host):
