@@ -12,6 +12,7 @@ from typing import Final
 from repotune.planning.memory import (
     MASTER_BYTES,
     NF4_BYTES,
+    PLAIN_PIECE,
     Setup,
     linear_parameters,
     lora_parameters,
@@ -44,8 +45,13 @@ CPU_ATTENTION_EDGE: Final = 230
 """The same of ``kernels.attention``, whose blocks are of 128 queries."""
 FLASH: Final = 0.57
 """Flash attention's rate, of cuDNN's: 1.7 times slower (``kernels.triton.attention``)."""
-CPU_TRAFFIC: Final = 3
+PLAIN_TRAFFIC: Final = 3
 """PyTorch's plain operations read and write that many times what a fused one does."""
+PLAIN_OPERATIONS: Final = 183
+"""Of a layer on a GPU without the fused ones, counted in ``kernels``."""
+PLAIN_DEQUANTISED: Final = 20.5
+"""Bytes per parameter that ``kernels.nf4.dequantise`` reads and writes before the last number: a
+code, its index twice, fp32 four times."""
 CPU_BESIDE: Final = 0.08
 """What else runs in a run (progress, metrics, watching) takes this share of the cores: a row of 512
 tokens of the starter takes 643 ms by itself on 2 cores, about 700 in a run."""
@@ -82,7 +88,7 @@ def step_seconds(setup: Setup, policy: Policy, rates: Rates, *, row_tokens: int)
     tokens = setup.tokens
     matmuls = tokens * matmul_flops(setup, policy) / rates.matmul_flops
     attention = tokens * attention_flops(setup, policy, row_tokens) / attention_rate(setup, rates)
-    traffic = CPU_TRAFFIC if setup.device == "cpu" else 1
+    traffic = 1 if setup.is_fused else PLAIN_TRAFFIC
     lora = tokens * lora_traffic(setup) / rates.bandwidth
     elementwise = traffic * tokens * elementwise_traffic(setup, policy) / rates.bandwidth
     dequantisation = dequantised_traffic(setup, policy) / rates.bandwidth
@@ -132,7 +138,8 @@ def recomputed_parameters(setup: Setup, policy: Policy) -> int:
 
 def attention_flops(setup: Setup, policy: Policy, row_tokens: int) -> float:
     """Per token: 4Q for each of the S/2 tokens before it that it sees on average, forward; 2.5
-    times that backward; once more for a layer that saves only its input.
+    times that backward; once more for a layer that saves only its input, and for the backward of
+    plain attention on a GPU.
 
     In packed rows a token sees as many as a document has on average: half of a document's tokens
     are before it, and long documents have more tokens than short ones.
@@ -143,12 +150,14 @@ def attention_flops(setup: Setup, policy: Policy, row_tokens: int) -> float:
     seen += ATTENTION_EDGE if setup.device == "cuda" else CPU_ATTENTION_EDGE
     forward = 4 * widths(setup.shape)[1] * seen
     again = sum(layer.saving == "input" for layer in policy.layers)
+    if setup.device == "cuda" and setup.plain:
+        again += setup.shape.num_hidden_layers
     return forward * (setup.shape.num_hidden_layers * (1 + BACKWARD_ATTENTION) + again)
 
 
 def attention_rate(setup: Setup, rates: Rates) -> float:
     """FLOP/s of the kernel that a row gets, see ``memory.attention_bytes``."""
-    flash = setup.device == "cuda" and uses_flash(setup)
+    flash = setup.is_fused and uses_flash(setup)
     return rates.attention_flops * (FLASH if flash else 1.0)
 
 
@@ -182,20 +191,29 @@ def dequantised_traffic(setup: Setup, policy: Policy) -> float:
     if not setup.use_4bit:
         return 0.0
     used = 2 * linear_parameters(setup.shape) + recomputed_parameters(setup, policy)
-    return used * (NF4_BYTES + setup.itemsize)
+    return used * ((NF4_BYTES if setup.is_fused else PLAIN_DEQUANTISED) + setup.itemsize)
 
 
 def is_graphed(setup: Setup, policy: Policy) -> bool:
     """Whether a pass is recorded once and replayed, by the engine's own conditions."""
     offloads = any(layer.offloaded for layer in policy.layers)
     is_small = setup.tokens * setup.shape.hidden_size <= GRAPH_NUMBERS
-    return is_small and not setup.lora.dropout and not offloads
+    return setup.is_fused and is_small and not setup.lora.dropout and not offloads
 
 
 def operations(setup: Setup, policy: Policy) -> float:
     """Operations of a micro-batch; a layer that recomputes does a tenth more for each level."""
     extra: dict[Saving, float] = {"all": 1.0, "attention": 1.1, "outputs": 1.2, "input": 1.3}
-    return OPERATIONS * sum(extra[layer.saving] for layer in policy.layers)
+    each = plain_operations(setup) if setup.device == "cuda" and setup.plain else OPERATIONS
+    return each * sum(extra[layer.saving] for layer in policy.layers)
+
+
+def plain_operations(setup: Setup) -> int:
+    """Of a layer: a 4-bit matrix is dequantised twice, by five operations and four a piece."""
+    d, q, k, i = widths(setup.shape)
+    sizes = (d * q, d * k, d * k, d * q, d * i, d * i, d * i)
+    pieces = sum(5 + 4 * -(-size // PLAIN_PIECE) for size in sizes)
+    return PLAIN_OPERATIONS + (2 * pieces if setup.use_4bit else 0)
 
 
 def _transfer(setup: Setup, policy: Policy, rates: Rates, work: float) -> float:
@@ -204,7 +222,7 @@ def _transfer(setup: Setup, policy: Policy, rates: Rates, work: float) -> float:
     away = sum(
         saved_layer_bytes(
             setup.shape, setup.lora, layer.saving, tokens=setup.tokens, itemsize=setup.itemsize,
-            device=setup.device,
+            is_fused=setup.is_fused,
         )
         for layer in policy.layers
         if layer.offloaded
