@@ -170,6 +170,13 @@ class Machine:
     gpu_free_bytes: int
     bf16: bool
     """Whether bf16 matmuls are faster here than fp32 ones."""
+    triton: bool = True
+    """Whether Triton is installed, which the fused kernels are written in."""
+
+    @property
+    def has_fused_kernels(self) -> bool:
+        """Whether a run in 16 bits gets them: GPUs have bf16 from Ampere on, as the kernels ask."""
+        return self.gpu is not None and self.bf16 and self.triton
 
 
 Precision: TypeAlias = Literal["bf16", "fp16", "fp32"]
