@@ -28,7 +28,7 @@ GPU_MODEL = "codellama/CodeLlama-7b-hf"
 SLOW_FP16 = "A processor emulates fp16, up to a hundred times slower than fp32"
 NOT_IN_FINGERPRINT = (
     "output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model", "rehearsal",
-    "eval_steps", "early_stopping_patience", "allow_shorter_rows",
+    "eval_steps", "early_stopping_patience", "allow_shorter_rows", "gradient_checkpointing",
     "batch_size", "gradient_accumulation_steps",
 )  # fmt: skip
 """Settings that change no step: a run may be resumed where these differ. Of the last two only the

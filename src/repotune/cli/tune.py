@@ -13,8 +13,8 @@ from repotune.cli.show import print_json, resume_command, tune_json, tune_text
 from repotune.config import FineTuningConfig
 from repotune.errors import UsageError
 
-RESIZABLE = ("batch_size", "gradient_accumulation_steps")
-"""Settings that a resumed run may change, as long as their product stays."""
+CHANGEABLE = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
+"""Settings that a resumed run may change: of the first two, their product stays."""
 
 
 @click.command(
@@ -71,15 +71,15 @@ def _checked(
         if config_file is not None:
             return FineTuningConfig.from_toml(config_file, overrides)
         return FineTuningConfig(**overrides)
-    surplus = [flag_name(name) for name in overrides if name not in RESIZABLE]
+    surplus = [flag_name(name) for name in overrides if name not in CHANGEABLE]
     if config_file is not None:
         surplus.insert(0, "--config")
     if path is not None:
         surplus.insert(0, str(path))
     if surplus:
         raise UsageError(
-            "--resume goes on with the run's own folder and settings, of which only --batch-size "
-            "and --gradient-accumulation-steps may change: "
+            "--resume goes on with the run's own folder and settings, of which only --batch-size, "
+            "--gradient-accumulation-steps and --gradient-checkpointing may change: "
             f"leave out {', '.join(surplus)}, or start a new run without --resume."
         )
     return None

@@ -145,11 +145,15 @@ class Memory:
 
     def _way_out(self, step: int) -> str:
         shorter = "" if self._may_cut_rows else "allow_shorter_rows = true, "
+        # All the planner may do is keep everything only where gradient_checkpointing is off.
+        keeps_all = all(layer.saving == "all" for layer in self.passes.policy.layers)
+        recompute = ", and with --gradient-checkpointing if that is off" if keeps_all else ""
         return (
             f"Memory ran out at step {step} although one row of {self._tokens(self.passes):,} "
             "tokens goes through the model at a time and the planner has nothing left to give up, "
-            "and what was saved is whole: close other programs and go on with --resume, or start a "
-            f"new run with {shorter}a smaller max_seq_length or a smaller lora_r."
+            "and what was saved is whole: close other programs and go on with "
+            f"--resume{recompute}, or start a new run with {shorter}a smaller max_seq_length or a "
+            "smaller lora_r."
         )
 
 
