@@ -29,6 +29,7 @@ from repotune.events import CheckpointSaved, Notice, StepDone
 from repotune.forecast import SIZE_FIELDS
 from repotune.job import settle
 from repotune.machine import find_device, identify, read_outcomes, read_rates
+from repotune.model import Decoder
 from repotune.pipeline import Location
 from repotune.planning.policy import USABLE, needed_bytes
 from repotune.runs import RunFolder, open_run
@@ -310,6 +311,29 @@ def test_what_breaks_in_the_rehearsal_costs_no_hours(
     assert resume(tmp_path / "run", emit=events.append).steps == 6
     assert [e.step for e in events if isinstance(e, StepDone)] == [1, 2, 3, 4, 5, 6]
     assert any("trained, saved, resumed, exported" in getattr(e, "summary", "") for e in events)
+
+
+def test_what_the_rehearsal_healed_is_not_healed_again(
+    source_tree, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("repotune.stages.rehearsal.LONG_HOURS", 0.0)
+    monkeypatch.setattr("repotune.stages.tuning.lower_policy", lambda job, tokens, than: None)
+    real = Decoder.loss_and_grad
+
+    def no_room_for_512(decoder, row, **options):
+        if len(row.input_ids) > 256:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(decoder, row, **options)
+
+    monkeypatch.setattr(Decoder, "loss_and_grad", no_room_for_512)
+    sizes = {"max_seq_length": 512, "batch_size": 1, "max_steps": 2}
+    config = settings(
+        tiny_model, tmp_path / "run", allow_shorter_rows=True, evaluate=False, **sizes
+    )
+    assert tune(source_tree, config).steps == 2
+    facts = open_run(tmp_path / "run").state().facts
+    assert [one["stage"] for one in facts["healed"]] == ["rehearsal"]
+    assert (facts["training"]["passes"]["rows"], facts["training"]["passes"]["cuts"]) == (1, 2)
 
 
 def test_a_disk_without_room_is_said_before_the_tree_is_read(

@@ -37,6 +37,7 @@ from repotune.records import (
     Completion,
     Evaluation,
     Outcome,
+    Passes,
     Plan,
     Policy,
     RowsSummary,
@@ -267,6 +268,7 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
     job = settle(folder.state(), emit)
     folder.update(facts=job.facts)
     policy = plan_policy(job)  # before the tree is read: what does not fit is said at once
+    passes = Passes(policy=policy, rows=job.rows_per_pass)
     folder.update(facts={"policy": asdict(policy)})
     stages.check_room(folder, job)
     rows = stages.prepare_rows(folder, job, emit)
@@ -274,8 +276,8 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
     meter = Meter(Peak(job.device), emit)
     decoder = load_decoder(job, emit)
     if stages.is_worth_it(folder, job, rows, planned and planned[0]):
-        stages.rehearse(folder, job, decoder, rows, policy, emit)
-    trained = stages.train_on(folder, job, decoder, rows, policy, meter)
+        passes = stages.rehearse(folder, job, decoder, rows, passes, emit)
+    trained = stages.train_on(folder, job, decoder, rows, passes, meter)
     took = _record(folder, planned, meter, emit)
     folder.update(facts={"training": _training_facts(folder, trained)})
     evaluation = None

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
 import torch
 
 from repotune.errors import DoesNotFit, TrainingError
 from repotune.events import Emit, Healed
-from repotune.records import Policy
+from repotune.records import Passes, Policy
 
 Result = TypeVar("Result")
 
@@ -49,17 +48,6 @@ LOST: Final = (
 Replan: TypeAlias = Callable[[int, Policy | None], Policy | None]
 """(tokens of a pass, a policy that was too much or None) -> the best one that takes less than that;
 None if there is none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passes:
-    """How a global batch goes through the model; only memory and time depend on it."""
-
-    policy: Policy
-    rows: int
-    """At once."""
-    cuts: int = 1
-    """Each row is cut into so many."""
 
 
 class HalfUpdated(TrainingError):
