@@ -238,8 +238,11 @@ def _kept_bytes(job: Job, tokens: int, policy: Policy) -> int:
     )  # fmt: skip
 
 
-def load_decoder(job: Job, emit: Emit) -> Decoder:
-    """The base model with a fresh adapter, on the job's device."""
+def load_decoder(job: Job, emit: Emit, *, keep_quantised: bool = True) -> Decoder:
+    """The base model with a fresh adapter, on the job's device.
+
+    ``keep_quantised``: 4-bit weights that are made are kept on disk for later runs.
+    """
     import torch
 
     from repotune.kernels import fastest_ops
@@ -254,6 +257,7 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
     ops, note = fastest_ops(torch.device(job.device), dtype)
     if note is not None:
         emit(Notice(message=note))
+    quantised = quantised_folder(job.base, job.precision)
     return Decoder(
         open_weights(job.base),
         lora=job.lora,
@@ -262,7 +266,7 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
         seed=job.config.seed,
         ops=ops,
         use_4bit=job.use_4bit,
-        quantised=QuantisedLayers(quantised_folder(job.base, job.precision), emit),
+        quantised=QuantisedLayers(quantised, emit, keeps=keep_quantised),
     )
 
 

@@ -270,11 +270,11 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
     policy = plan_policy(job)  # before the tree is read: what does not fit is said at once
     passes = Passes(policy=policy, rows=job.rows_per_pass)
     folder.update(facts={"policy": asdict(policy)})
-    stages.check_room(folder, job)
+    keep_quantised = stages.check_room(folder, job, emit)
     rows = stages.prepare_rows(folder, job, emit)
     planned = _plan(folder, job, rows.summary, policy, emit)
     meter = Meter(Peak(job.device), emit)
-    decoder = load_decoder(job, emit)
+    decoder = load_decoder(job, emit, keep_quantised=keep_quantised)
     if stages.is_worth_it(folder, job, rows, planned and planned[0]):
         passes = stages.rehearse(folder, job, decoder, rows, passes, emit)
     trained = stages.train_on(folder, job, decoder, rows, passes, meter)
