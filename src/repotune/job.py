@@ -254,7 +254,7 @@ def load_decoder(job: Job, emit: Emit, *, keep_quantised: bool = True) -> Decode
         cap_gpu()
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     dtype = dtypes[job.precision]
-    ops, note = fastest_ops(torch.device(job.device), dtype)
+    ops, note = fastest_ops(torch.device(job.device), dtype, deterministic=job.config.deterministic)
     if note is not None:
         emit(Notice(message=note))
     quantised = quantised_folder(job.base, job.precision)

@@ -82,6 +82,21 @@ def test_a_checkpoint_says_what_run_it_is_of(tmp_path, source_tree, tiny_model):
     assert about["versions"] == state.versions
 
 
+def test_a_run_asked_to_be_deterministic_is_on_a_cpu_what_it_is_anyway(
+    tmp_path, source_tree, tiny_model
+):
+    adapters = []
+    for wanted in (False, True):
+        folder = tmp_path / str(wanted)
+        one = ready(folder, source_tree, tiny_model, deterministic=wanted, use_4bit=False)
+        train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing)
+        assert one.folder.state().config["deterministic"] is wanted
+        adapters.append(one.decoder.lora_state())
+    if one.job.device == "cpu":
+        assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def kept(job, policy):
     setup = job.setup
     return sum(

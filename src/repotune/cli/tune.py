@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from repotune.cli.progress import show_progress
 from repotune.cli.show import print_json, resume_command, tune_json, tune_text
 from repotune.config import FineTuningConfig
 from repotune.errors import UsageError
+from repotune.runs import find_run
 
 CHANGEABLE = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
 """Settings that a resumed run may change: of the first two, their product stays."""
@@ -40,6 +42,7 @@ def command(
     overrides = given(flags)
     config = _checked(path, resume, config_file, overrides)
 
+    _tell_cublas(config, resume)
     from repotune import pipeline
     from repotune.forecast import SIZE_FIELDS
 
@@ -59,6 +62,19 @@ def command(
     if result.interrupted:
         click.echo(f"Interrupted; go on with: {resume_command(result.run)}", err=True)
     return 1 if result.interrupted else 0
+
+
+def _tell_cublas(config: FineTuningConfig | None, resume: str | None) -> None:
+    """Before PyTorch is imported, since it looks once."""
+    from repotune.machine import CUBLAS, CUBLAS_SETTING
+
+    if config is not None:
+        wanted = config.deterministic
+    else:
+        assert resume is not None
+        wanted = find_run(resume, Path.cwd()).state().config.get("deterministic", False)
+    if wanted:
+        os.environ[CUBLAS] = CUBLAS_SETTING
 
 
 def _checked(

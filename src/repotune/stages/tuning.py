@@ -13,7 +13,7 @@ from repotune.durable import pause_unless, when_there_is_room
 from repotune.evaluation import sample_loss, sample_rows
 from repotune.events import Emit, Event, Healed, Notice
 from repotune.job import Job, lower_policy, training_fingerprint
-from repotune.machine import slowed_by
+from repotune.machine import deterministic_gpu, slowed_by
 from repotune.model import Decoder
 from repotune.records import Passes, Row, TrainResult
 from repotune.runs import RunFolder
@@ -83,34 +83,35 @@ def train_once(
 ) -> TrainResult:  # fmt: skip
     """``training.train`` with the settings of ``job``; a step is one forward pass if asked for."""
     config = job.config
-    return train(
-        decoder,
-        rows,
-        batch_size=job.rows_per_pass if only_one_pass else config.batch_size,
-        gradient_accumulation_steps=1 if only_one_pass else config.gradient_accumulation_steps,
-        passes=passes,
-        steps=steps,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler_type,
-        warmup_ratio=config.warmup_ratio,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        dropout=config.lora_dropout > 0,
-        loss_scale=LossScale() if job.precision == "fp16" else None,
-        save_steps=save_steps,
-        checkpoints=checkpoints,
-        fingerprint=fingerprint,
-        about=about,
-        resume_from=resume_from,
-        heldout=heldout,
-        replan=partial(lower_policy, job),
-        may_cut_rows=config.allow_shorter_rows,
-        conditions=partial(slowed_by, on_gpu=job.machine.gpu is not None),
-        emit=emit,
-        should_stop=should_stop,
-        pause=pause,
-    )
+    with deterministic_gpu(config.deterministic):
+        return train(
+            decoder,
+            rows,
+            batch_size=job.rows_per_pass if only_one_pass else config.batch_size,
+            gradient_accumulation_steps=1 if only_one_pass else config.gradient_accumulation_steps,
+            passes=passes,
+            steps=steps,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type=config.lr_scheduler_type,
+            warmup_ratio=config.warmup_ratio,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            seed=config.seed,
+            dropout=config.lora_dropout > 0,
+            loss_scale=LossScale() if job.precision == "fp16" else None,
+            save_steps=save_steps,
+            checkpoints=checkpoints,
+            fingerprint=fingerprint,
+            about=about,
+            resume_from=resume_from,
+            heldout=heldout,
+            replan=partial(lower_policy, job),
+            may_cut_rows=config.allow_shorter_rows,
+            conditions=partial(slowed_by, on_gpu=job.machine.gpu is not None),
+            emit=emit,
+            should_stop=should_stop,
+            pause=pause,
+        )
 
 
 def steps_of(job: Job, rows: int) -> int:
