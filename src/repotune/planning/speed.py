@@ -178,10 +178,12 @@ def elementwise_traffic(setup: Setup, policy: Policy) -> float:
 
 
 def dequantised_traffic(setup: Setup, policy: Policy) -> float:
-    """Bytes per micro-batch: each use of a 4-bit weight reads it and writes it in 16 bits."""
+    """Bytes per micro-batch: each use of a 4-bit weight reads it and writes it in 16 bits, unless
+    it is kept in these, which only layers are that recompute nothing."""
     if not setup.use_4bit:
         return 0.0
-    used = 2 * linear_parameters(setup.shape) + recomputed_parameters(setup, policy)
+    kept = sum(one.expanded for one in policy.layers) / len(policy.layers)
+    used = 2 * (1 - kept) * linear_parameters(setup.shape) + recomputed_parameters(setup, policy)
     return used * (NF4_BYTES + setup.itemsize)
 
 
