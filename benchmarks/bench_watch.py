@@ -68,7 +68,8 @@ def bare(model, rows, steps):
         samples = order.batch(step * BATCH, BATCH)
         train_step(
             model, optimizer, samples, step=step + 1, learning_rate=1e-5, max_grad_norm=1.0,
-            policy=policy, rows_per_pass=BATCH, loss_scale=None, between_passes=lambda: None,
+            policy=policy, rows_per_pass=BATCH, loss_scale=None,
+            between_layers=lambda: None, between_passes=lambda: None,
         )  # fmt: skip
         if step == 0:
             began = time.perf_counter()

@@ -4,6 +4,7 @@ import json
 
 import torch
 
+from repotune.evaluation import sample_loss
 from repotune.events import Healed, HeldoutMeasured
 from repotune.job import lower_policy
 from repotune.planning import saved_layer_bytes
@@ -46,6 +47,15 @@ def test_the_held_out_loss_is_the_mean_over_targets(tmp_path, source_tree, tiny_
         ))  # fmt: skip
         targets += int((row.labels != IGNORE).sum())
     assert abs(measured.loss - nats / targets) < 1e-5
+
+
+def test_a_stop_is_heard_between_two_layers_of_a_measurement(tmp_path, source_tree, tiny_model):
+    one = ready(tmp_path / "run", source_tree, tiny_model)
+    sample = heldout_sample(one.folder, one.job)
+    asked = iter([False, False, False, True])
+    assert sample_loss(one.decoder, sample, should_stop=asked.__next__) is None
+    assert next(asked, "none left") == "none left"
+    assert sample_loss(one.decoder, sample, should_stop=lambda: False) > 0
 
 
 def test_healing_is_written_down(tmp_path, source_tree, tiny_model, monkeypatch):

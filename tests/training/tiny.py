@@ -41,11 +41,12 @@ class TinyModel:
     def release(self):
         pass
 
-    def loss_and_grad(self, row, *, scale, policy, dropout_seed):
+    def loss_and_grad(self, row, *, scale, policy, dropout_seed, between_layers=lambda: None):
         loss = self.loss(row, dropout_seed)
         gradients = torch.autograd.grad(loss * scale, list(self.copies.values()))
         for tensor, gradient in zip(self.masters.values(), gradients, strict=True):
             tensor.grad += gradient
+            between_layers()
         return loss.detach()
 
     def loss(self, row, dropout_seed=None):

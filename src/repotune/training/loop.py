@@ -183,6 +183,7 @@ class _Run:
                 self.decoder, self.optimizer, cut_samples, step=step, learning_rate=rate,
                 max_grad_norm=self.max_grad_norm, policy=passes.policy, rows_per_pass=passes.rows,
                 loss_scale=None if reached.loss_scale is None else reached.loss_scale.value,
+                between_layers=self.stop.between_layers,
                 between_passes=self.stop.between_passes,
             )  # fmt: skip
 
@@ -193,6 +194,7 @@ class _Run:
                 updates=lambda: self.optimizer.updates,
             )  # fmt: skip
         except Dropped:
+            self.decoder.release()
             return reached
         reached = _advance(reached, figures, self.global_batch, self.emit)
         self.emit(self.pace.step_done(step, rate, figures))
