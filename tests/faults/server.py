@@ -47,7 +47,7 @@ def config(model: str, folder: Path, changes: dict) -> FineTuningConfig:
         "max_seq_length": 64, "batch_size": 2, "gradient_accumulation_steps": 2,
         "max_steps": STEPS, "save_steps": 1, "eval_steps": 3, "learning_rate": 1e-2, "lora_r": 4,
         "lora_dropout": 0.1, "precision": "fp32", "evaluate": False,
-        "early_stopping_patience": 0, "warmup_ratio": 0.2,
+        "early_stopping_patience": 0, "warmup_ratio": 0.2, "deterministic": True,
     }  # fmt: skip
     return FineTuningConfig(model=model, output_dir=folder, **{**usual, **changes})
 
