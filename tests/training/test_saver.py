@@ -163,7 +163,8 @@ def test_a_save_goes_on_beside_the_training_and_is_of_the_step_it_began_at(tmp_p
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is resident")
 def test_the_memory_of_the_copy_is_there_before_the_first_save():
-    numbers = 2**22
+    # 200 MB: more than an allocator keeps of what other tests have given back.
+    numbers = 2**24
     state = {"a.weight": torch.ones(numbers)}
     live = Checkpoint(
         step=1, cursor=0, seed=0, fingerprint="", tokens=0, first_loss=1.0, last_loss=1.0,
