@@ -60,6 +60,10 @@ STATE = RunState(
             "hours": {"low": 0.01, "expected": 0.02, "high": 0.03},
         },
         "outcome": {"measured_peak_bytes": 5 * 2**29, "measured_tokens_per_second": 100.0},
+        "healed": [
+            {"stage": "rehearsal", "step": 1, "remedy": "less is kept"},
+            {"stage": "training", "step": 7, "remedy": "fewer rows a pass"},
+        ],
         "training": {"best_step": 20, "heldout_loss": 1.5, "stopped_early": True},
     },
 )  # fmt: skip

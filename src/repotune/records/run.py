@@ -216,6 +216,17 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """How a global batch goes through the model; only memory and time depend on it."""
+
+    policy: Policy
+    rows: int
+    """At once."""
+    cuts: int = 1
+    """Each row is cut into so many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
     """A figure with its 95 % interval (paired bootstrap over files)."""
 
@@ -317,6 +328,8 @@ class TrainResult:
     interrupted: bool
     checkpoint: str | None
     """The newest checkpoint's folder name, or None."""
+    passes: Passes
+    """As they were at the end: where memory ran out, not those of the beginning."""
     best_step: int | None = None
     """The step of the lowest held-out loss, whose weights are exported; None: the last step's."""
     heldout_loss: float | None = None

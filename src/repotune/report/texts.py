@@ -186,6 +186,10 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "{count}스텝에서 fp16이 넘쳐 가중치를 바꾸지 않았고, 손실 배율을 낮췄습니다.",
     ),
     "healed": ("Step {step}, memory ran out: {remedy}", "{step}스텝에서 메모리 부족: {remedy}"),
+    "healed_before": (
+        "In the rehearsal, memory ran out, and so the run began: {remedy}",
+        "예행연습 중 메모리가 부족해 다음과 같이 시작했습니다: {remedy}",
+    ),
     "best_step": (
         "The weights of step {step} were exported, where the held-out loss was lowest ({loss}).",
         "평가용 코드의 손실이 가장 낮았던 {step}스텝의 가중치를 내보냈습니다({loss}).",
