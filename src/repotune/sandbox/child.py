@@ -63,9 +63,9 @@ def set_limits(libc: ctypes.CDLL, limits: Mapping[str, int]) -> None:
     if sys.platform != "linux":
         raise OSError(f"no such limits on {sys.platform}")
     import resource
-    from signal import SIGKILL
+    import signal
 
-    _check(libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(SIGKILL), *_ZEROS))
+    _check(libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), *_ZEROS))
     seconds = limits["cpu_seconds"]
     resource.setrlimit(resource.RLIMIT_AS, (limits["memory_bytes"],) * 2)
     # The first may be caught by the program, the second may not.
