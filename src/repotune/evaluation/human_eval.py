@@ -34,8 +34,8 @@ FILES: Final[dict[TaskSet, str]] = {
 }
 MAX_PROMPT_TOKENS: Final = 2048
 """More than any task has, in the tokens of code models."""
-_NEW_TOKENS: Final[dict[TaskSet, int]] = {"human_eval": 320, "infilling": 64}
-"""The longest solution of HumanEval has 864 characters, the longest line about 130."""
+_NEW_TOKENS: Final[dict[TaskSet, int]] = {"human_eval": 256, "infilling": 64}
+"""99 of 100 solutions take at most 172 tokens of the starter, all lines at most 51."""
 _AT_ONCE: Final = 32
 """Prompts written on together, between two reports of progress."""
 _UNINDENTED: Final = re.compile(r"\n(?=\S)")
