@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from repotune.sandbox import Limits, run_program, unavailable
-from repotune.sandbox.seccomp import _ALLOWED, _OPEN
+from repotune.sandbox.seccomp import ALLOWED, OPEN
 
 from .attacks import ALL, attack
 
@@ -65,7 +65,7 @@ instead of by the kernel's probes, they end it."""
 
 def test_every_system_call_that_is_not_allowed_is_refused():
     column = ["x86_64", "aarch64"].index(platform.machine())
-    allowed = [numbers[column] for numbers in {**_ALLOWED, **_OPEN}.values()]
+    allowed = [numbers[column] for numbers in {**ALLOWED, **OPEN}.values()]
     allowed += PAST_EVERY_FILTER
     assert run_program(
         "import ctypes, errno\n"

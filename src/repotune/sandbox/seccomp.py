@@ -18,7 +18,7 @@ _AUDIT_ARCH: Final = {_X86_64: 0xC000003E, _AARCH64: 0xC00000B7}
 
 # name: (number on x86_64, number on aarch64), from the kernel's asm/unistd_64.h and
 # asm-generic/unistd.h; None: the machine has no such call.
-_ALLOWED: Final[dict[str, tuple[int | None, int | None]]] = {
+ALLOWED: Final[dict[str, tuple[int | None, int | None]]] = {
     # files: reading
     "read": (0, 63), "readv": (19, 65), "pread64": (17, 67), "lseek": (8, 62), "close": (3, 57),
     "stat": (4, None), "fstat": (5, 80), "lstat": (6, None), "newfstatat": (262, 79),
@@ -46,7 +46,7 @@ _ALLOWED: Final[dict[str, tuple[int | None, int | None]]] = {
     "exit": (60, 93), "exit_group": (231, 94),
 }  # fmt: skip
 
-_OPEN: Final[dict[str, tuple[int | None, int | None]]] = {"open": (2, None), "openat": (257, 56)}
+OPEN: Final[dict[str, tuple[int | None, int | None]]] = {"open": (2, None), "openat": (257, 56)}
 _FLAGS_AT: Final = {"open": 1, "openat": 2}
 """Which argument of these calls holds the flags."""
 _WRITING: Final = 0o3 | 0o100 | 0o1000
@@ -74,11 +74,11 @@ def bpf_program(machine: str) -> bytes:
         _step(_RETURN, _KILL),  # another table of numbers, as of 32-bit programs
         _step(_LOAD, _NUMBER_AT),
     ]
-    for numbers in _ALLOWED.values():
+    for numbers in ALLOWED.values():
         number = numbers[column]
         if number is not None:
             code += [_step(_EQUAL, number, otherwise=1), _step(_RETURN, _ALLOW)]
-    for name, numbers in _OPEN.items():
+    for name, numbers in OPEN.items():
         number = numbers[column]
         if number is not None:
             code += [
