@@ -250,7 +250,52 @@ class Completion:
     """Names in ``truth`` that the training files define and the code above the cursor lacks."""
 
 
-Ruling: TypeAlias = Literal["better", "no_gain", "worse", "worse_lines", "too_few_files"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibraryFigures:
+    """Base against tuned on files of Python's standard library: code that is not the user's."""
+
+    files: int
+    near_duplicates: int
+    """Files left out because a training file is nearly the same."""
+    bytes_scored: int
+    base_bits_per_byte: float
+    tuned_bits_per_byte: float
+    difference: Interval
+    """Tuned minus base, bits per byte; above zero is forgetting."""
+
+
+TaskSet: TypeAlias = Literal["human_eval", "infilling"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFigures:
+    """How many programming tasks base and tuned solved, by the tasks' own tests."""
+
+    name: TaskSet
+    tasks: int
+    """Solved or not by both models, greedily; drawn by the seed if fewer than ``available``."""
+    available: int
+    base_passed: int
+    tuned_passed: int
+    lost: int
+    """Solved by the base alone."""
+    won: int
+    """Solved by the tuned model alone."""
+    p_value: float
+    """McNemar's exact test of ``lost`` against ``won``, two-sided."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgetting:
+    """What the tuned model can no longer do that the base could, on code that is not the user's."""
+
+    library: LibraryFigures | None
+    tasks: tuple[TaskFigures, ...]
+    not_measured: tuple[str, ...]
+    """Sentences: what was not measured, and why."""
+
+
+Ruling: TypeAlias = Literal["better", "no_gain", "worse", "worse_lines", "forgets", "too_few_files"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +308,8 @@ class Judgement:
     """Languages on which the tuned model is surely worse, even where it is better in all."""
     sentence: str
     """For the user, in English."""
+    forgets: tuple[Literal["library"] | TaskSet, ...] = ()
+    """What it got worse at beyond its bound, of ``Forgetting``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,6 +354,8 @@ class Evaluation:
     """Tuned minus base, for ``exact_match``, ``edit_similarity`` and ``name_recall``."""
     groups: tuple[GroupFigures, ...] = ()
     """By language, then by directory, each by descending bytes."""
+    forgetting: Forgetting | None = None
+    """None in files that older versions wrote."""
     judgement: Judgement | None = None
     """None in files that older versions wrote, until they are read."""
 
