@@ -13,6 +13,7 @@ from repotune.cli.show import (
     tune_text,
 )
 from repotune.records import (
+    Compared,
     Completion,
     Evaluation,
     GroupFigures,
@@ -129,6 +130,20 @@ def test_the_verdict_comes_last_after_names_and_groups() -> None:
         "By language C: 1.2500 -> 1.0000, too few for an interval, 7 files",
     ]
     assert not any("src: " in line for line in lines)  # the only directory is all files
+
+
+def test_gaps_and_files_left_out_are_shown() -> None:
+    figures = {
+        name: Compared(base=0.25, tuned=0.5, count=18, difference=None)
+        for name in ("exact_match", "edit_similarity", "stop_rate")
+    }
+    text = evaluation_text(replace(EVALUATION, infill=figures, left_out=2))
+    assert (
+        "\nFill in    exact 25.0% -> 50.0%, edit similarity 0.250 -> 0.500, "
+        "stopped by itself 25.0% -> 50.0%, 18 gaps\n"
+    ) in text
+    assert "left out 2\n" in text
+    assert "Fill in" not in evaluation_text(EVALUATION)
 
 
 def test_predicted_against_measured() -> None:

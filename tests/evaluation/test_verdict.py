@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from repotune.evaluation.verdict import judge
-from repotune.records import Evaluation, GroupFigures, Interval
+from repotune.records import Compared, Evaluation, GroupFigures, Interval
 
 GOOD = Interval(value=-0.25, low=-0.3, high=-0.2)
 BAD = Interval(value=0.25, low=0.2, high=0.3)
@@ -70,3 +70,31 @@ def test_a_language_that_got_surely_worse_is_named():
     assert found.ship
     assert found.worse_on == ("C",)
     assert found.sentence.endswith("ship it. Not for C, where it is surely worse.")
+
+
+def filled(**differences):
+    return {
+        name: Compared(base=0.9, tuned=0.5, count=20, difference=one)
+        for name, one in differences.items()
+    }
+
+
+LESS = Interval(value=-0.4, low=-0.5, high=-0.1)
+
+
+def test_gaps_that_are_filled_surely_worse_forbid_it():
+    found = judge(replace(FOUND, infill=filled(exact_match=LESS, edit_similarity=None)))
+    assert (found.ruling, found.worse_figures) == ("worse_lines", ("infill_exact_match",))
+    assert "got surely worse (gaps filled exactly)" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("difference", "less"),
+    [(LESS, True), (None, False), (Interval(value=-0.4, low=-0.5, high=0.0), False)],
+)
+def test_stopping_less_often_is_said_and_forbids_nothing(difference, less):
+    found = judge(replace(FOUND, infill=filled(stop_rate=difference)))
+    assert found.ship
+    assert found.stops_less is less
+    said = "stops by itself less often (90.0% -> 50.0%)"
+    assert (said in found.sentence) is less

@@ -215,6 +215,11 @@ class Interval:
     high: float
 
 
+Gap: TypeAlias = Literal["next_line", "rest_of_line", "line", "lines"]
+"""What is to be written: the line after the cursor, of which no model sees what follows, or what
+was cut out between code that both see (fill in the middle)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One held-out cursor: what stood there, and what base and tuned wrote."""
@@ -227,7 +232,36 @@ class Completion:
     base: str
     tuned: str
     names: tuple[str, ...] = ()
-    """Names in ``truth`` that the training files define and the code above the cursor lacks."""
+    """Names in ``truth`` that the training files define and the code in the prompt lacks."""
+    gap: Gap = "next_line"
+    suffix_head: str = ""
+    """The first lines after a gap."""
+    base_ended: bool = False
+    tuned_ended: bool = False
+    """Whether it ended by itself, with a token that says so, before the limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One figure of base and tuned, over the same places in the same files."""
+
+    base: float
+    tuned: float
+    count: int
+    """Of what the figure is a share or a mean of: completions, or names."""
+    difference: Interval | None
+    """Tuned minus base; None where there are too few files for an interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineGroup:
+    """What was written in the files of one language or one directory."""
+
+    by: Literal["language", "directory"]
+    name: str
+    next_line: dict[str, Compared]
+    """See ``Evaluation.line_differences`` for the names."""
+    infill: dict[str, Compared]
 
 
 Ruling: TypeAlias = Literal["better", "no_gain", "worse", "worse_lines", "too_few_files"]
@@ -243,6 +277,13 @@ class Judgement:
     """Languages on which the tuned model is surely worse, even where it is better in all."""
     sentence: str
     """For the user, in English."""
+    worse_figures: tuple[str, ...] = ()
+    """Figures of what was written that got surely worse: names as in ``Evaluation``, those of
+    ``infill`` with ``infill_`` before them."""
+    lines_not_sure: bool = False
+    """Whether figures of what was written have intervals, and none got surely better."""
+    stops_less: bool = False
+    """Whether the tuned model surely ends less often by itself after filling in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +328,14 @@ class Evaluation:
     """Tuned minus base, for ``exact_match``, ``edit_similarity`` and ``name_recall``."""
     groups: tuple[GroupFigures, ...] = ()
     """By language, then by directory, each by descending bytes."""
+    infill: dict[str, Compared] = field(default_factory=dict)
+    """Fill in the middle: ``exact_match``, ``edit_similarity``, ``name_recall`` and ``stop_rate``,
+    the share that ended by itself; empty where the model has no tokens for it."""
+    infills: tuple[Completion, ...] = ()
+    line_groups: tuple[LineGroup, ...] = ()
+    """By language, then by directory, each by descending number of completions."""
+    left_out: int = 0
+    """Held-out files that are near-duplicates of a training file, and in no figure."""
     judgement: Judgement | None = None
     """None in files that older versions wrote, until they are read."""
 
