@@ -45,10 +45,10 @@ def room_for(decoder, sequences, *, capacity):
     return sequences * cache_bytes(decoder.shape, capacity, decoder.dtype)
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 9])
+@pytest.mark.parametrize("at_once", [1, 3, 11])
 def test_each_prompt_goes_on_as_in_transformers_alone(pair, at_once):
     model, decoder = pair
-    asked = prompts(11, 1, 30, 4, 11, 2)
+    asked = prompts(11, 1, 30, 4, 11, 2, 7, 19, 25, 3, 14)
     expected = [
         model.generate(
             torch.tensor(prompt)[None], attention_mask=torch.ones(1, len(prompt)),

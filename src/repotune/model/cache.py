@@ -1,7 +1,7 @@
 """Keys and values of the tokens already seen, for several sequences at once; generation only.
 
 Shapes: B sequences, K key/value heads, G query heads per key/value head, T tokens of a row, S the
-longest sequence with its new token, H head width.
+longest of B sequences with its new token, H head width.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """Given q, k and v of a row, attention is written into the last argument."""
 Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor, Documents, Tensor], Attended]
 """Of ``kernels.Ops``."""
+CPU_GROUP: Final = 8
+"""Sequences: a CPU takes time for what is hidden, so those of like length go together. Prompts come
+by length. A GPU waits for launches instead."""
 
 
 class KVCache:
@@ -64,15 +67,11 @@ class KVCache:
 
         The row has one token of each sequence, in the order of the slots.
         """
-        count, longest = len(self.lengths), max(self.lengths) + 1
         device = self._keys.device
         positions_B = torch.tensor(self.lengths).to(device)
         self.lengths = [length + 1 for length in self.lengths]
-        slots_B = torch.arange(count, device=device)
-        keys_S, last_B1 = torch.arange(longest, device=device), positions_B[:, None]
-        seen_BS = keys_S <= last_B1
-        if self._window is not None:
-            seen_BS &= keys_S > last_B1 - self._window
+        slots_B = torch.arange(len(self.lengths), device=device)
+        groups = [(some, self._seen(some, positions_B)) for some in self._groups()]
 
         def attend(
             keys: Tensor, values: Tensor, q_KBGH: Tensor, k_KBH: Tensor, v_KBH: Tensor,
@@ -80,10 +79,25 @@ class KVCache:
         ) -> None:  # fmt: skip
             keys[slots_B, :, positions_B] = k_KBH.transpose(0, 1)
             values[slots_B, :, positions_B] = v_KBH.transpose(0, 1)
-            seen = (keys[:count, :, :longest], values[:count, :, :longest])
-            attend_step(q_KBGH, *seen, seen_BS, out_KBGH)
+            for some, seen_BS in groups:
+                cached = (one[some, :, : seen_BS.shape[1]] for one in (keys, values))
+                attend_step(q_KBGH[:, some], *cached, seen_BS, out_KBGH[:, some])
 
         return positions_B, self._of_each_layer(attend)
+
+    def _groups(self) -> list[slice]:
+        """Slots that are attended to in one call, as long as the longest of them."""
+        count = len(self.lengths)
+        at_once = CPU_GROUP if self._keys.device.type == "cpu" else count
+        return [slice(at, min(at + at_once, count)) for at in range(0, count, at_once)]
+
+    def _seen(self, some: slice, positions_B: Tensor) -> Tensor:
+        """Which keys the next tokens of these slots see, [slots, S]."""
+        last_B1 = positions_B[some, None]
+        keys_S = torch.arange(max(self.lengths[some]), device=positions_B.device)
+        if self._window is None:
+            return keys_S <= last_B1
+        return (keys_S <= last_B1) & (keys_S > last_B1 - self._window)
 
     def _of_each_layer(
         self, attend: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
