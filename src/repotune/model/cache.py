@@ -80,8 +80,8 @@ class KVCache:
             keys[slots_B, :, positions_B] = k_KBH.transpose(0, 1)
             values[slots_B, :, positions_B] = v_KBH.transpose(0, 1)
             for some, seen_BS in groups:
-                cached = (one[some, :, : seen_BS.shape[1]] for one in (keys, values))
-                attend_step(q_KBGH[:, some], *cached, seen_BS, out_KBGH[:, some])
+                of_keys, of_values = (one[some, :, : seen_BS.shape[1]] for one in (keys, values))
+                attend_step(q_KBGH[:, some], of_keys, of_values, seen_BS, out_KBGH[:, some])
 
         return positions_B, self._of_each_layer(attend)
 
