@@ -13,10 +13,10 @@ import pytest
 
 from repotune.corpus.manifest import Reason
 from repotune.evaluation.verdict import judge
-from repotune.records import Compared, Interval, LineGroup, Ruling
+from repotune.records import Interval, Ruling
 from repotune.report import curves, texts, to_html
 
-from .runs import BARE, EVALUATION, HOSTILE, RUN
+from .runs import BARE, EVALUATION, HOSTILE, RUN, compared
 
 VOID = {"meta", "br", "hr", "img", "path", "use", "rect"}
 
@@ -114,44 +114,35 @@ def judged(**changes):
     return replace(found, judgement=judge(found))
 
 
-def test_figures_of_gaps_and_what_got_worse_are_shown():
-    def figure(base, tuned, difference=None):
-        return Compared(base=base, tuned=tuned, count=18, difference=difference)
+def test_figures_of_gaps_and_groups_and_what_got_worse_are_shown():
+    _, words = read(to_html(RUN, "en"))
+    for said in (
+        "Gap filled exactly25.0%50.0%+25.0 pp (+12.5",
+        "Gap, edit similarity62.5%75.0%too few files for an interval",
+        "Gap, stopped by itself50.0%100.0%",
+        "core12.5% → 37.5% (18)+25.0 pp (+12.5 – +50.0)25.0% → 50.0% (18)",
+        "left out for that: 3",
+    ):
+        assert said in words
+    assert "stops by itself less often" not in words
 
     less = Interval(value=-0.5, low=-0.6, high=-0.4)
-    gaps = {
-        "exact_match": figure(0.25, 0.5),
-        "edit_similarity": figure(0.625, 0.75),
-        "stop_rate": figure(1.0, 0.5, less),
-    }
-    lines = {"exact_match": figure(0.125, 0.375, Interval(value=0.25, low=0.1, high=0.4))}
-    groups = tuple(
-        LineGroup(by="directory", name=name, next_line=lines, infill=infill)
-        for name, infill in (("core", gaps), ("web", {}))
-    )
-    evaluation = judged(infill=gaps, line_groups=groups, left_out=3)
-    html = to_html(replace(RUN, evaluation=evaluation), "en")
-    _, words = read(html)
-    assert "Gap filled exactly25.0%50.0%too few files for an interval" in words
-    assert "Gap, edit similarity62.5%75.0%" in words
-    assert "Gap, stopped by itself100.0%50.0%-50.0 pp" in words
-    assert "core12.5% → 37.5% (18)+25.0 pp" in words
-    assert "web12.5% → 37.5% (18)+25.0 pp" in words
-    assert "left out for that: 3" in words
+    stops = judged(infill={"stop_rate": compared(1.0, 0.5, less)})
+    _, words = read(to_html(replace(RUN, evaluation=stops), "en"))
     assert "after filling in it stops by itself less often" in words
-    worse = judged(infill={"exact_match": figure(0.5, 0.0, less)})
+    worse = judged(infill={"exact_match": compared(0.5, 0.0, less)})
     _, words = read(to_html(replace(RUN, evaluation=worse), "ko"))
     assert "써낸 줄은 확실히 나빠졌습니다: 빈칸을 정확히 채움" in words
 
 
 def test_what_is_not_sure_is_said():
     nothing = {"exact_match": Interval(value=0.0, low=0.0, high=0.0)}
-    evaluation = judged(line_differences=nothing)
+    evaluation = judged(line_differences=nothing, infill={})
     _, words = read(to_html(replace(RUN, evaluation=evaluation), "en"))
     assert "Whether it writes better lines is not sure" in words
     assert "no difference in any file" in words
     assert "too few files for an interval" in words  # names and similarity
-    old = judged(line_differences={}, groups=())
+    old = judged(line_differences={}, groups=(), infill={}, line_groups=())
     _, words = read(to_html(replace(RUN, evaluation=old), "en"))
     assert "no interval: evaluate again" in words
     assert "is not sure" not in words
