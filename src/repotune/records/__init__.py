@@ -3,6 +3,14 @@
 Arrays carry their shape in the comment: S = max_seq_length, N = number of things.
 """
 
+from repotune.records.figures import (
+    Compared,
+    Completion,
+    Gap,
+    GroupFigures,
+    Interval,
+    LineGroup,
+)
 from repotune.records.handover import (
     ExportFormat,
     HandOver,
@@ -24,19 +32,13 @@ from repotune.records.plan import (
 from repotune.records.run import (
     IGNORE,
     LINEAR_MODULES,
-    Compared,
-    Completion,
     CorpusSummary,
     Document,
     Evaluation,
     FloatArray,
-    Gap,
-    GroupFigures,
     IntArray,
-    Interval,
     Judgement,
     LayerPolicy,
-    LineGroup,
     LoraSpec,
     Machine,
     ModelRef,
