@@ -13,6 +13,7 @@ from repotune.cli.show import (
     tune_text,
 )
 from repotune.records import (
+    Compared,
     Completion,
     Evaluation,
     Forgetting,
@@ -151,6 +152,20 @@ def test_what_was_forgotten_has_a_line_each_and_what_was_not_measured_too() -> N
         "Forgetting HumanEval 5 -> 4 of 24 solved (2 lost, 1 won, p = 1.000)\n"
         "           No infilling.\n"
     ) in text
+
+
+def test_gaps_and_files_left_out_are_shown() -> None:
+    figures = {
+        name: Compared(base=0.25, tuned=0.5, count=18, difference=None)
+        for name in ("exact_match", "edit_similarity", "stop_rate")
+    }
+    text = evaluation_text(replace(EVALUATION, infill=figures, left_out=2))
+    assert (
+        "\nFill in    exact 25.0% -> 50.0%, edit similarity 0.250 -> 0.500, "
+        "stopped by itself 25.0% -> 50.0%, 18 gaps\n"
+    ) in text
+    assert "left out 2\n" in text
+    assert "Fill in" not in evaluation_text(EVALUATION)
 
 
 def test_predicted_against_measured() -> None:

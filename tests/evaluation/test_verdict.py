@@ -6,6 +6,7 @@ import pytest
 
 from repotune.evaluation.verdict import judge
 from repotune.records import (
+    Compared,
     Evaluation,
     Forgetting,
     GroupFigures,
@@ -127,3 +128,31 @@ def test_no_gain_stays_no_gain_whatever_was_forgotten():
     forgetting = Forgetting(library=library(1.5), tasks=(), not_measured=())
     found = judge(replace(FOUND, difference=BAD, forgetting=forgetting))
     assert (found.ruling, found.forgets) == ("worse", ("library",))
+
+
+def filled(**differences):
+    return {
+        name: Compared(base=0.9, tuned=0.5, count=20, difference=one)
+        for name, one in differences.items()
+    }
+
+
+LESS = Interval(value=-0.4, low=-0.5, high=-0.1)
+
+
+def test_gaps_that_are_filled_surely_worse_forbid_it():
+    found = judge(replace(FOUND, infill=filled(exact_match=LESS, edit_similarity=None)))
+    assert (found.ruling, found.worse_figures) == ("worse_lines", ("infill_exact_match",))
+    assert "got surely worse (gaps filled exactly)" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("difference", "less"),
+    [(LESS, True), (None, False), (Interval(value=-0.4, low=-0.5, high=0.0), False)],
+)
+def test_stopping_less_often_is_said_and_forbids_nothing(difference, less):
+    found = judge(replace(FOUND, infill=filled(stop_rate=difference)))
+    assert found.ship
+    assert found.stops_less is less
+    said = "stops by itself less often (90.0% -> 50.0%)"
+    assert (said in found.sentence) is less

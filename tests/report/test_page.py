@@ -16,7 +16,7 @@ from repotune.evaluation.verdict import judge
 from repotune.records import Interval, Ruling
 from repotune.report import curves, texts, to_html
 
-from .runs import BARE, EVALUATION, HOSTILE, RUN
+from .runs import BARE, EVALUATION, HOSTILE, RUN, compared
 
 FORGETTING = EVALUATION.forgetting
 LIBRARY = FORGETTING.library
@@ -115,14 +115,40 @@ def test_korean_says_the_same_in_korean():
         assert said in words
 
 
+def judged(**changes):
+    found = replace(EVALUATION, **changes)
+    return replace(found, judgement=judge(found))
+
+
+def test_figures_of_gaps_and_groups_and_what_got_worse_are_shown():
+    _, words = read(to_html(RUN, "en"))
+    for said in (
+        "Gap filled exactly25.0%50.0%+25.0 pp (+12.5",
+        "Gap, edit similarity62.5%75.0%too few files for an interval",
+        "Gap, stopped by itself50.0%100.0%",
+        "core12.5% → 37.5% (18)+25.0 pp (+12.5 – +50.0)25.0% → 50.0% (18)",
+        "left out for that: 3",
+    ):
+        assert said in words
+    assert "stops by itself less often" not in words
+
+    less = Interval(value=-0.5, low=-0.6, high=-0.4)
+    stops = judged(infill={"stop_rate": compared(1.0, 0.5, less)})
+    _, words = read(to_html(replace(RUN, evaluation=stops), "en"))
+    assert "after filling in it stops by itself less often" in words
+    worse = judged(infill={"exact_match": compared(0.5, 0.0, less)})
+    _, words = read(to_html(replace(RUN, evaluation=worse), "ko"))
+    assert "써낸 줄은 확실히 나빠졌습니다: 빈칸을 정확히 채움" in words
+
+
 def test_what_is_not_sure_is_said():
     nothing = {"exact_match": Interval(value=0.0, low=0.0, high=0.0)}
-    evaluation = replace(EVALUATION, line_differences=nothing)
+    evaluation = judged(line_differences=nothing, infill={})
     _, words = read(to_html(replace(RUN, evaluation=evaluation), "en"))
     assert "Whether it writes better lines is not sure" in words
     assert "no difference in any file" in words
     assert "too few files for an interval" in words  # names and similarity
-    old = replace(EVALUATION, line_differences={}, groups=())
+    old = judged(line_differences={}, groups=(), infill={}, line_groups=())
     _, words = read(to_html(replace(RUN, evaluation=old), "en"))
     assert "no interval: evaluate again" in words
     assert "is not sure" not in words

@@ -2,10 +2,11 @@
 
 ``excerpts`` chooses what is read of which file, ``bits_per_byte`` scores it, ``bootstrap`` gives
 the interval, ``groups`` the same by language and directory; ``cursors`` chooses places in the
-files, ``continuation`` writes on from there, ``completions`` compares, also by the repository's own
-``names``; ``forgetting`` is the same for code and tasks that are not the user's (``library``,
-``human_eval``, told apart from chance by ``mcnemar``); ``verdict`` says whether to use the adapter;
-``comparison`` is all of it but the forgetting, ``saved`` its file on disk. ``sample`` is a small
+files, ``continuation`` writes on from there, ``completions`` is what both models write,
+``line_figures`` compares it, also by the repository's own ``names``; ``forgetting`` is the same for
+code and tasks that are not the user's (``library``, ``human_eval``, told apart from chance by
+``mcnemar``); ``verdict`` says whether to use the adapter; ``comparison`` is all of it but the
+forgetting, ``saved`` its file on disk. ``sample`` is a small
 part of it, for the time of the training.
 """
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Final, Literal, TypeAlias
 
 from repotune.evaluation.groups import MIN_FILES
-from repotune.records import Evaluation, Judgement, Ruling, TaskSet
+from repotune.records import Evaluation, Interval, Judgement, Ruling, TaskSet
 
 LINE_FIGURES: Final = {
     "exact_match": "exact next lines",
     "edit_similarity": "edit similarity of the next line",
     "name_recall": "names of the repository recalled",
+    "infill_exact_match": "gaps filled exactly",
+    "infill_edit_similarity": "edit similarity of filled gaps",
+    "infill_name_recall": "names of the repository recalled in gaps",
 }
 
 Forgotten: TypeAlias = Literal["library"] | TaskSet
@@ -31,8 +34,8 @@ def judge(evaluation: Evaluation) -> Judgement:
     """The ruling on ``evaluation``, whose own judgement is not looked at.
 
     Better, if the whole 95 % interval of the difference in bits per byte is below zero, there are
-    enough files for an interval, no figure of the next lines has got surely worse, and nothing
-    was forgotten beyond its bound.
+    enough files for an interval, no figure of what is written has got surely worse, and nothing
+    was forgotten beyond its bound. That it stops by itself less often is said, but forbids nothing.
     """
     forgets = forgotten(evaluation)
     ruling = _ruling(evaluation, forgets)
@@ -46,6 +49,9 @@ def judge(evaluation: Evaluation) -> Judgement:
         ruling=ruling,
         worse_on=worse_on,
         sentence=_sentence(evaluation, ruling, worse_on, forgets),
+        worse_figures=surely_worse_figures(evaluation),
+        lines_not_sure=lines_not_sure(evaluation),
+        stops_less=stops_less(evaluation),
         forgets=forgets,
     )
 
@@ -66,16 +72,32 @@ def forgotten(evaluation: Evaluation) -> tuple[Forgotten, ...]:
     return tuple(found)
 
 
-def surely_worse_lines(evaluation: Evaluation) -> tuple[str, ...]:
-    """The figures of the next lines whose whole interval is below zero."""
-    differences = evaluation.line_differences
-    return tuple(name for name, one in differences.items() if one.high < 0)
+def surely_worse_figures(evaluation: Evaluation) -> tuple[str, ...]:
+    """The figures of next lines and gaps whose whole interval is below zero."""
+    return tuple(name for name, one in _differences(evaluation).items() if one.high < 0)
 
 
-def surely_better_lines(evaluation: Evaluation) -> bool:
-    """Whether a figure of the next lines has got surely better, or none has an interval."""
-    differences = evaluation.line_differences.values()
-    return not differences or any(one.low > 0 for one in differences)
+def lines_not_sure(evaluation: Evaluation) -> bool:
+    """Whether figures of lines or gaps have intervals, and none has got surely better."""
+    differences = _differences(evaluation).values()
+    return bool(differences) and not any(one.low > 0 for one in differences)
+
+
+def stops_less(evaluation: Evaluation) -> bool:
+    """Whether the tuned model surely ends less often by itself after filling in."""
+    rate = evaluation.infill.get("stop_rate")
+    return rate is not None and rate.difference is not None and rate.difference.high < 0
+
+
+def _differences(evaluation: Evaluation) -> dict[str, Interval]:
+    """Those of ``LINE_FIGURES`` that have an interval."""
+    gaps = {
+        f"infill_{name}": one.difference
+        for name, one in evaluation.infill.items()
+        if one.difference is not None
+    }
+    both = {**evaluation.line_differences, **gaps}
+    return {name: one for name, one in both.items() if name in LINE_FIGURES}
 
 
 def _ruling(evaluation: Evaluation, forgets: tuple[Forgotten, ...]) -> Ruling:
@@ -86,7 +108,7 @@ def _ruling(evaluation: Evaluation, forgets: tuple[Forgotten, ...]) -> Ruling:
         return "worse"
     if difference.high >= 0:
         return "no_gain"
-    if surely_worse_lines(evaluation):
+    if surely_worse_figures(evaluation):
         return "worse_lines"
     return "forgets" if forgets else "better"
 
@@ -120,7 +142,7 @@ def _sentence(
                 f"and its {span} holds zero. Train longer, on more code, or evaluate on more of it."
             )
         case "worse_lines":
-            lost = ", ".join(LINE_FIGURES[name] for name in surely_worse_lines(evaluation))
+            lost = ", ".join(LINE_FIGURES[name] for name in surely_worse_figures(evaluation))
             return (
                 f"Mixed, don't ship it: code is predicted better, by {size}, but the lines written "
                 f"got surely worse ({lost})."
@@ -133,8 +155,18 @@ def _sentence(
             )
         case "better":
             but = f" Not for {', '.join(worse_on)}, where it is surely worse." if worse_on else ""
-            lines = "" if surely_better_lines(evaluation) else NO_SURE_CHANGE
-            return f"Better, by {size}, {span}: ship it.{but}{lines}"
+            lines = NO_SURE_CHANGE if lines_not_sure(evaluation) else ""
+            return f"Better, by {size}, {span}: ship it.{but}{lines}{_stops(evaluation)}"
+
+
+def _stops(evaluation: Evaluation) -> str:
+    if not stops_less(evaluation):
+        return ""
+    rate = evaluation.infill["stop_rate"]
+    return (
+        f" But after filling in it stops by itself less often ({rate.base:.1%} -> "
+        f"{rate.tuned:.1%}): keep your editor's limit on new tokens."
+    )
 
 
 def _loss(evaluation: Evaluation, name: Forgotten) -> str:

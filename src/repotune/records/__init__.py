@@ -3,6 +3,18 @@
 Arrays carry their shape in the comment: S = max_seq_length, N = number of things.
 """
 
+from repotune.records.figures import (
+    Compared,
+    Completion,
+    Forgetting,
+    Gap,
+    GroupFigures,
+    Interval,
+    LibraryFigures,
+    LineGroup,
+    TaskFigures,
+    TaskSet,
+)
 from repotune.records.handover import (
     ExportFormat,
     HandOver,
@@ -24,18 +36,13 @@ from repotune.records.plan import (
 from repotune.records.run import (
     IGNORE,
     LINEAR_MODULES,
-    Completion,
     CorpusSummary,
     Document,
     Evaluation,
     FloatArray,
-    Forgetting,
-    GroupFigures,
     IntArray,
-    Interval,
     Judgement,
     LayerPolicy,
-    LibraryFigures,
     LoraSpec,
     Machine,
     ModelRef,
@@ -51,8 +58,6 @@ from repotune.records.run import (
     Saving,
     Shape,
     Split,
-    TaskFigures,
-    TaskSet,
     TrainResult,
     Verification,
 )
@@ -65,6 +70,7 @@ __all__ = [
     "Calibration",
     "Check",
     "CloudOffer",
+    "Compared",
     "Completion",
     "CorpusSummary",
     "Diagnosis",
@@ -74,6 +80,7 @@ __all__ = [
     "Finding",
     "FloatArray",
     "Forgetting",
+    "Gap",
     "Gpu",
     "GpuMatch",
     "GroupFigures",
@@ -84,6 +91,7 @@ __all__ = [
     "KnownModel",
     "LayerPolicy",
     "LibraryFigures",
+    "LineGroup",
     "LoraSpec",
     "Machine",
     "MachineRates",

@@ -8,6 +8,15 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from repotune.records.figures import (
+    Compared,
+    Completion,
+    Forgetting,
+    GroupFigures,
+    Interval,
+    LineGroup,
+    TaskSet,
+)
 from repotune.records.machine import Outcome
 
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -226,75 +235,6 @@ class Passes:
     """Each row is cut into so many."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """A figure with its 95 % interval (paired bootstrap over files)."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """One held-out cursor: what stood there, and what base and tuned wrote."""
-
-    path: str
-    line: int
-    prompt_tail: str
-    """The last lines before the cursor."""
-    truth: str
-    base: str
-    tuned: str
-    names: tuple[str, ...] = ()
-    """Names in ``truth`` that the training files define and the code above the cursor lacks."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LibraryFigures:
-    """Base against tuned on files of Python's standard library: code that is not the user's."""
-
-    files: int
-    near_duplicates: int
-    """Files left out because a training file is nearly the same."""
-    bytes_scored: int
-    base_bits_per_byte: float
-    tuned_bits_per_byte: float
-    difference: Interval
-    """Tuned minus base, bits per byte; above zero is forgetting."""
-
-
-TaskSet: TypeAlias = Literal["human_eval", "infilling"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFigures:
-    """How many programming tasks base and tuned solved, by the tasks' own tests."""
-
-    name: TaskSet
-    tasks: int
-    """Solved or not by both models, greedily; drawn by the seed if fewer than ``available``."""
-    available: int
-    base_passed: int
-    tuned_passed: int
-    lost: int
-    """Solved by the base alone."""
-    won: int
-    """Solved by the tuned model alone."""
-    p_value: float
-    """McNemar's exact test of ``lost`` against ``won``, two-sided."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forgetting:
-    """What the tuned model can no longer do that the base could, on code that is not the user's."""
-
-    library: LibraryFigures | None
-    tasks: tuple[TaskFigures, ...]
-    not_measured: tuple[str, ...]
-    """Sentences: what was not measured, and why."""
-
-
 Ruling: TypeAlias = Literal["better", "no_gain", "worse", "worse_lines", "forgets", "too_few_files"]
 
 
@@ -308,22 +248,15 @@ class Judgement:
     """Languages on which the tuned model is surely worse, even where it is better in all."""
     sentence: str
     """For the user, in English."""
+    worse_figures: tuple[str, ...] = ()
+    """Figures of what was written that got surely worse: names as in ``Evaluation``, those of
+    ``infill`` with ``infill_`` before them."""
+    lines_not_sure: bool = False
+    """Whether figures of what was written have intervals, and none got surely better."""
+    stops_less: bool = False
+    """Whether the tuned model surely ends less often by itself after filling in."""
     forgets: tuple[Literal["library"] | TaskSet, ...] = ()
     """What it got worse at beyond its bound, of ``Forgetting``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupFigures:
-    """Base against tuned on the files of one language or one directory."""
-
-    by: Literal["language", "directory"]
-    name: str
-    files: int
-    bytes_scored: int
-    base_bits_per_byte: float
-    tuned_bits_per_byte: float
-    difference: Interval | None
-    """None where there are too few files for an interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +287,14 @@ class Evaluation:
     """Tuned minus base, for ``exact_match``, ``edit_similarity`` and ``name_recall``."""
     groups: tuple[GroupFigures, ...] = ()
     """By language, then by directory, each by descending bytes."""
+    infill: dict[str, Compared] = field(default_factory=dict)
+    """Fill in the middle: ``exact_match``, ``edit_similarity``, ``name_recall`` and ``stop_rate``,
+    the share that ended by itself; empty where the model has no tokens for it."""
+    infills: tuple[Completion, ...] = ()
+    line_groups: tuple[LineGroup, ...] = ()
+    """By language, then by directory, each by descending number of completions."""
+    left_out: int = 0
+    """Held-out files that are near-duplicates of a training file, and in no figure."""
     forgetting: Forgetting | None = None
     """None in files that older versions wrote."""
     judgement: Judgement | None = None

@@ -22,11 +22,14 @@ from repotune.records import Evaluation
 from repotune.runs import RunFolder
 
 CPU_EVAL_TOKENS: Final = 30_000
-CPU_CURSORS, GPU_CURSORS = 20, 100
+CPU_CURSORS, GPU_CURSORS = 30, 150
+CPU_GAPS, GPU_GAPS = 18, 150
 CPU_PROMPT_TOKENS, GPU_PROMPT_TOKENS = 448, 4096
 """Of the code before a cursor; a CPU reads about 500 tokens a second."""
 MAX_LINE_TOKENS: Final = 64
 """A next line longer than this counts as not completed."""
+MAX_GAP_TOKENS: Final = 96
+"""Of up to four lines, which is as much as a gap has."""
 
 
 def export(folder: RunFolder, job: Job, decoder: Decoder) -> None:
@@ -75,6 +78,8 @@ def compare(
         max_tokens=max_tokens or job.config.eval_max_tokens or default,
         max_cursors=GPU_CURSORS if on_gpu else CPU_CURSORS,
         max_line_tokens=MAX_LINE_TOKENS,
+        max_gaps=GPU_GAPS if on_gpu else CPU_GAPS,
+        max_gap_tokens=MAX_GAP_TOKENS,
         max_prompt_tokens=GPU_PROMPT_TOKENS if on_gpu else CPU_PROMPT_TOKENS,
         seed=job.config.seed,
         emit=emit,
