@@ -38,13 +38,13 @@ class Extent:
 
     library_files: int
     library_characters: int
-    """Read of each file, from its beginning."""
+    """Read of each file, about."""
     human_eval: int | None
     """Tasks at most; None: all."""
     infilling: int | None
 
 
-ON_CPU: Final = Extent(library_files=24, library_characters=2_000, human_eval=24, infilling=48)
+ON_CPU: Final = Extent(library_files=24, library_characters=1_000, human_eval=24, infilling=48)
 ON_GPU: Final = Extent(library_files=100, library_characters=8_000, human_eval=None, infilling=None)
 
 

@@ -41,20 +41,24 @@ def draw_library(
     training: Iterable[Document], *, files: int, characters: int, seed: int,
     folder: Path | None = None,
 ) -> Library:  # fmt: skip
-    """The first ``characters``, in whole lines, of ``files`` files drawn by ``seed``.
+    """About ``characters``, in whole lines, of each of ``files`` files, drawn by ``seed``.
 
-    A file with a near-duplicate among ``training`` (as ``corpus`` has it) is left out and not
-    replaced. ``folder`` None: the standard library of the Python that runs; fewer files, or none,
-    where it has not so many or is packed into an archive.
+    The beginning of a file is mostly words about it, so the lines are from anywhere. A file with a
+    near-duplicate among ``training`` (as ``corpus`` has it) is left out and not replaced.
+    ``folder`` None: the standard library of the Python that runs; fewer files, or none, where it
+    has not so many or is packed into an archive.
     """
     root = folder or Path(sysconfig.get_path("stdlib"))
     found = sorted(_sources(root), key=lambda path: path.as_posix())
-    order = np.random.default_rng((seed, _DRAW)).permutation(len(found))
+    generator = np.random.default_rng((seed, _DRAW))
+    order = generator.permutation(len(found))
     drawn = [(path, text) for path, text in _texts(root, [found[i] for i in order[:files]])]
     near = _near([text for _, text in drawn], training)
     kept = [one for index, one in enumerate(drawn) if index not in near]
     return Library(
-        documents=tuple(_document(path, _beginning(text, characters)) for path, text in kept),
+        documents=tuple(
+            _document(path, _piece(text, characters, generator)) for path, text in kept
+        ),
         near_duplicates=len(near),
     )
 
@@ -92,10 +96,14 @@ def _grams(text: str) -> Hashes:
     return shingles(word_hashes(text))
 
 
-def _beginning(text: str, characters: int) -> str:
+def _piece(text: str, characters: int, generator: np.random.Generator) -> str:
+    """Whole lines from a place that ``generator`` draws; all of a text that is short."""
     if len(text) <= characters:
         return text
-    return text[:characters].rpartition("\n")[0] + "\n"
+    place = int(generator.integers(len(text) - characters + 1))
+    start = text.rfind("\n", 0, place) + 1
+    end = text.find("\n", start + characters - 1)
+    return text[start:] if end < 0 else text[start : end + 1]
 
 
 def _document(path: Path, text: str) -> Document:
