@@ -13,14 +13,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from repotune.kernels import PLAIN_GPU
 from repotune.model import Decoder
-from repotune.model.weights import tensor_shapes
 from repotune.planning import Setup, choose_policy, gpu_target, memory, speed
 from repotune.planning.fit import fit, setup_of
 from repotune.planning.policy import LEVELS, needed_bytes
 from repotune.records import IGNORE, Row, Shape
 from repotune.tables import find_gpu
 
-from .setups import LORA, MEASURED_H100, SHAPE, policy, setup
+from .setups import LORA, MEASURED_H100, SHAPE, RandomWeights, policy, setup
 
 LAYERS, TOKENS = 2, 512
 SMALL = Shape(
@@ -32,18 +31,6 @@ SMALL = Shape(
 GROUPED = replace(SMALL, num_key_value_heads=2, intermediate_size=1024, vocab_size=3000)
 WORDY = replace(SMALL, hidden_size=256, num_attention_heads=4, num_key_value_heads=4,
                 vocab_size=20_000)  # fmt: skip
-
-
-class RandomWeights:
-    def __init__(self, shape):
-        self.shape, self.sizes = shape, tensor_shapes(shape)
-
-    def names(self):
-        return self.sizes
-
-    def read(self, name):
-        generator = torch.Generator().manual_seed(len(name))
-        return torch.randn(self.sizes[name], generator=generator) * 0.02
 
 
 def counted(work):

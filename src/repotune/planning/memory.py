@@ -45,7 +45,7 @@ CONTEXT_PER_SM: Final = 4 * 2**20
 """A CUDA context with PyTorch's kernels: 0.75 to 0.85 GiB on an H100 of 132 multiprocessors, whose
 stacks are most of it."""
 
-CPU_FIXED: Final = 170 * 2**20
+CPU_FIXED: Final = 150 * 2**20
 """The chunk of logits and its gradient, what torch sets up at its first matmuls."""
 QUERY_BLOCK: Final = 128
 """Of ``kernels.attention``, which this room does not import."""
@@ -164,14 +164,12 @@ def resident_bytes(shape: Shape, lora: LoraSpec, *, itemsize: int) -> int:
 
 
 def weight_bytes(setup: Setup) -> int:
-    """The frozen linears: 0.5159 byte a parameter in NF4, else w, padded on CUDA.
+    """The frozen linears: 0.5159 byte a parameter in NF4, else w.
 
-    A dense stack is one matrix [outputs + R, inputs + R], whose margins hold the adapter.
+    A dense stack is one padded matrix [outputs + R, inputs + R], whose margins hold the adapter.
     """
     if setup.use_4bit:
         return round(NF4_BYTES * linear_parameters(setup.shape))
-    if setup.device == "cpu":
-        return linear_parameters(setup.shape) * setup.itemsize
     layer = sum(_padded(o + r) * _padded(i + r) for i, o, r in stacks(setup.shape, setup.lora))
     return setup.shape.num_hidden_layers * layer * setup.itemsize
 
@@ -184,11 +182,9 @@ def embedding_bytes(setup: Setup) -> int:
 def adapter_bytes(setup: Setup) -> int:
     """LoRA: 16 bytes a parameter, and beside 4-bit weights compute copies of A [R, inputs].
 
-    The copies of a dense weight lie in its margins; on a CPU they are counted as w a parameter.
+    The copies of a dense weight lie in its margins.
     """
     parameters = lora_parameters(setup.shape, setup.lora)
-    if setup.device == "cpu":
-        return parameters * (MASTER_BYTES + 2 * setup.itemsize)
     copies = sum(r * i for i, _, r in stacks(setup.shape, setup.lora))
     layers = setup.shape.num_hidden_layers
     return parameters * MASTER_BYTES + (layers * copies * setup.itemsize if setup.use_4bit else 0)
@@ -344,7 +340,7 @@ def working_bytes(shape: Shape, *, tokens: int, itemsize: int) -> int:
     """On a CPU: temporaries of one layer, chunks of logits.
 
     Fitted to peaks of the starter on a CPU, 512 to 4,096 tokens in bf16 and fp32, kept and
-    recomputed (glibc): the formula is within 75 MiB of the measured 200 to 506 MiB. The
+    recomputed (glibc): the whole plan is 40 to 90 MiB above the measured 683 to 1,178 MiB. The
     backward holds about five tensors of width I at once and the matmuls over a block of 128
     queries five of heads × 128 × tokens; the allocator's gaps double that.
     """
