@@ -260,6 +260,48 @@ def test_a_product_is_added_in_fp32(fused, half):
     assert relative(total, want) < 5e-5  # rounded to 11 bits it would be 2e-4
 
 
+STACKS = {
+    "one": (16, [70], 5),
+    "two of 1,000 tokens": (16, [301, 515], 1000),
+    "three, padded ranks": (3, [40, 8, 8], 37),
+    "a rank that matmuls take": (72, [40], 37),
+    "more ranks than a program holds": (64, [40, 16, 16], 37),
+}
+
+
+@pytest.mark.parametrize("half", list(ATTENTION), ids=str)
+@pytest.mark.parametrize(("rank", "outs", "tokens"), STACKS.values(), ids=STACKS)
+def test_adapter_gradients(fused, half, rank, outs, tokens):
+    ranks, outputs = -(-rank * len(outs) // 8) * 8, sum(outs)
+    dy, tail = normal(tokens, outputs, dtype=half), normal(tokens, ranks, dtype=half, seed=1)
+    wide = torch.zeros(outputs, 40 + ranks, dtype=half, device=CUDA)
+    b, blocks, wants = wide[:, 40:], [], []
+    for i, rows in enumerate(slice(*pair) for pair in pairwise([0, *accumulate(outs)])):
+        columns = slice(i * rank, (i + 1) * rank)
+        b[rows, columns] = normal(rows.stop - rows.start, rank, dtype=half, seed=i)
+        total = torch.ones(rows.stop - rows.start, rank, device=CUDA)
+        wants.append(total.double() + dy[:, rows].t().double() @ tail[:, columns].double())
+        blocks.append(AdapterBlock(rows, columns, total))
+    g = empty(tokens, ranks, half)
+    fused.adapter_gradients(inside(dy), b, inside(tail), blocks, g)
+    assert relative(g, dy.double() @ b.double()) < TOLERANCES[half]
+    assert untouched(g)
+    for block, want in zip(blocks, wants, strict=True):
+        assert relative(block.values, want) < 5e-5  # rounded to 11 bits it would be 2e-4
+
+
+@pytest.mark.parametrize("half", list(ATTENTION), ids=str)
+@pytest.mark.parametrize(("ranks", "width", "tokens"), [(48, 577, 1000), (3, 21, 5), (136, 64, 37)])
+def test_a_product_with_a_norm_that_nobody_writes(fused, half, ranks, width, tokens):
+    g, x = normal(tokens, ranks, dtype=half), normal(tokens, width, dtype=half, seed=1)
+    w, total = normal(width, dtype=half, seed=2), torch.ones(ranks, width, device=CUDA)
+    normed = torch.empty(tokens, width, dtype=torch.float64, device=CUDA)
+    rstd = PLAIN.rms_norm(x.double(), w.double(), EPS, normed)
+    want = total.double() + 0.5 * g.double().t() @ normed
+    fused.add_normed_product(total, inside(g), inside(x), rstd.float(), w, 0.5)
+    assert relative(total, want) < TOLERANCES[half]
+
+
 @pytest.mark.parametrize(("tokens", "vocabulary"), CASES)
 def test_token_losses(fused, dtype, tokens, vocabulary):
     x, head, labels = loss_case(dtype, tokens=tokens, vocabulary=vocabulary)

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from repotune.kernels import PLAIN
+from repotune.kernels.nf4 import AdapterBlock
 from repotune.kernels.plain import rope
 
 T, D, M = 37, 21, 13
@@ -119,3 +120,27 @@ def test_swiglu_in_fp16():
     assert relative(out, reference) < FP16
     PLAIN.swiglu_backward(dy, gu)
     assert relative(gu, expected) < FP16
+
+
+def test_the_gradients_of_an_adapter_are_two_products():
+    dy, tail = torch.randn(7, 9), torch.randn(7, 8)
+    b = torch.zeros(9, 8)
+    b[:4, :3], b[4:, 3:6] = torch.randn(4, 3), torch.randn(5, 3)
+    blocks = [
+        AdapterBlock(slice(0, 4), slice(0, 3), torch.ones(4, 3)),
+        AdapterBlock(slice(4, 9), slice(3, 6), torch.ones(5, 3)),
+    ]
+    g = torch.full((7, 8), torch.nan)
+    PLAIN.adapter_gradients(dy, b, tail, blocks, g)
+    whole = dy.t() @ tail
+    torch.testing.assert_close(g, dy @ b)
+    torch.testing.assert_close(blocks[0].values, 1 + whole[:4, :3])
+    torch.testing.assert_close(blocks[1].values, 1 + whole[4:, 3:6])
+
+
+def test_a_product_with_a_norm_is_that_with_the_normed_input():
+    x, w, g = torch.randn(7, 9), torch.randn(9), torch.randn(7, 4)
+    normed, total = torch.empty(7, 9), torch.ones(4, 9)
+    rstd = PLAIN.rms_norm(x, w, 1e-5, normed)
+    PLAIN.add_normed_product(total, g, x, rstd, w, 0.5)
+    torch.testing.assert_close(total, 1 + 0.5 * g.t() @ normed)

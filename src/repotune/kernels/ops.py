@@ -60,6 +60,8 @@ class Ops:
     dequantise: Callable[[nf4.Nf4, Tensor], None]
     place_adapter: Callable[[Tensor, Sequence[nf4.AdapterBlock], int, Tensor], None]
     add_product: Callable[[Tensor, Tensor, Tensor, float], None]
+    add_normed_product: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], None]
+    adapter_gradients: Callable[[Tensor, Tensor, Tensor, Sequence[nf4.AdapterBlock], Tensor], None]
     copy_columns: Callable[[Tensor, Tensor], None]
 
 
@@ -79,6 +81,8 @@ PLAIN = Ops(
     dequantise=nf4.dequantise,
     place_adapter=nf4.place_adapter,
     add_product=plain.add_product,
+    add_normed_product=plain.add_normed_product,
+    adapter_gradients=plain.adapter_gradients,
     copy_columns=plain.copy_columns,
 )
 """PyTorch operations only: every device, every precision."""

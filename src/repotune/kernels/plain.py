@@ -7,9 +7,13 @@ padded input), which saves a copy of every activation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from repotune.kernels.nf4 import AdapterBlock
 
 
 def rms_norm(
@@ -76,6 +80,26 @@ def swiglu_backward(dy_TI: Tensor, gu_T2I: Tensor) -> None:
 def add_product(total: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
     """Add ``factor`` * ``left @ right`` to ``total``, which is in fp32."""
     total.add_(left @ right, alpha=factor)
+
+
+def adapter_gradients(
+    dy_TO: Tensor, b_OR: Tensor, tail_TR: Tensor, blocks: Sequence[AdapterBlock], g_TR: Tensor
+) -> None:
+    """Write g = dy B; add each module's dB = dy^T t, whose rows and columns its block names.
+
+    ``b`` is zero outside of the blocks, of which ``values`` are the gradients, fp32.
+    """
+    torch.mm(dy_TO, b_OR, out=g_TR)
+    for one in blocks:
+        add_product(one.values, dy_TO[:, one.rows].t(), tail_TR[:, one.columns], 1.0)
+
+
+def add_normed_product(
+    total_RK: Tensor, g_TR: Tensor, x_TK: Tensor, rstd_T1: Tensor, w_K: Tensor, factor: float
+) -> None:
+    """Add ``factor`` * g^T ``rms_norm(x)`` to ``total``, fp32; the norm is not written."""
+    normed_TK = (x_TK * rstd_T1).to(x_TK.dtype)
+    total_RK.addcmul_(g_TR.t() @ normed_TK, w_K, value=factor)
 
 
 def copy_columns(source: Tensor, out: Tensor) -> None:

@@ -256,9 +256,8 @@ class Layer:
         self.down.backward_a(dy_TDR, product, seed=_seed(row, 3))
         dnormed = scratch.take("dnormed", tokens, self.gate_up.width)
         self.gate_up.backward(gated.gate_up, gated.tail, seed=_seed(row, 2), out=dnormed)
-        normed = scratch.take("normed", tokens, self.gate_up.width)
-        self.ops.rms_norm(middle_TD, self.mlp_norm, self.eps, normed)
-        self.gate_up.backward_a(gated.gate_up, normed, seed=_seed(row, 2))
+        norm = gated.rstd, self.mlp_norm
+        self.gate_up.backward_a(gated.gate_up, middle_TD, seed=_seed(row, 2), norm=norm)
         dy_TD = self.down_gradient(dy_TDR)
         self.ops.rms_norm_backward(dnormed, middle_TD, self.mlp_norm, gated.rstd, dy_TD, dy_TD)
 
@@ -284,9 +283,8 @@ class Layer:
         self.ops.rotate_back(*gradients, row.cos_T1h, row.sin_T1h, self.heads, stacked)
         dnormed = scratch.take("dnormed", tokens, self.qkv.width)
         self.qkv.backward(dqkv, projected.tail, seed=_seed(row, 0), out=dnormed)
-        normed = scratch.take("normed", tokens, self.qkv.width)
-        self.ops.rms_norm(x_TD, self.attention_norm, self.eps, normed)
-        self.qkv.backward_a(dqkv, normed, seed=_seed(row, 0))
+        norm = projected.rstd, self.attention_norm
+        self.qkv.backward_a(dqkv, x_TD, seed=_seed(row, 0), norm=norm)
         self.ops.rms_norm_backward(
             dnormed, x_TD, self.attention_norm, projected.rstd,
             self.down_gradient(dmiddle_TDR), self.down_gradient(out),

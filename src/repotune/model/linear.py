@@ -65,6 +65,7 @@ class StackedLinear:
         self.outputs = parts[-1].out.stop
         self.lora_a, self.lora_b = self._views(masters)
         self.grad_a, self.grad_b = self._views(gradients)
+        self._gradients = self._blocks(self.grad_b)
         a = torch.empty(self.lora_a.shape, dtype=torch.float32)
         # PEFT's initialisation: kaiming_uniform(a=sqrt(5)) is uniform within 1 / sqrt(K); B is 0.
         a.uniform_(-(self.width**-0.5), self.width**-0.5, generator=generator)
@@ -91,9 +92,7 @@ class StackedLinear:
 
     def refresh(self) -> None:
         """Bring what the matmuls read of A and B up to date with the master weights."""
-        places = zip(self._adapted(), self.lora_b, strict=True)
-        blocks = [AdapterBlock(out, rank, b) for (out, rank), b in places]
-        self._weight.refresh(self.lora_a * self.scale, blocks)
+        self._weight.refresh(self.lora_a * self.scale, self._blocks(self.lora_b))
 
     def forward(self, input_TKR: Tensor, *, adapted: bool, seed: int | None, out: Tensor) -> Tensor:
         """Output [T, O] for the x in the buffer; fills the buffer's tail when ``adapted``."""
@@ -125,9 +124,8 @@ class StackedLinear:
         """
         weight = self._weight.padded()
         dy_TO, g_TR = dy_TOR[:, : self.outputs], self._g(dy_TOR)
-        torch.mm(dy_TO, weight[: self.outputs, self.width :], out=g_TR)
-        for (columns, rank), grad_b in zip(self._adapted(), self.grad_b, strict=True):
-            self._ops.add_product(grad_b, dy_TO[:, columns].t(), tail_TR[:, rank], 1.0)
+        b_OR = weight[: self.outputs, self.width :]
+        self._ops.adapter_gradients(dy_TO, b_OR, tail_TR, self._gradients, g_TR)
         if seed is None or not self.dropout:
             rows = self.outputs + self.ranks
             return torch.mm(dy_TOR[:, :rows], weight[:, : self.width], out=out)
@@ -136,12 +134,23 @@ class StackedLinear:
             out.addcmul_(g_TR[:, rank] @ self.compute_a[rank], mask)
         return out
 
-    def backward_a(self, dy_TOR: Tensor, x_TK: Tensor, *, seed: int | None) -> None:
-        """Add to ``grad_a``; after ``backward``, and with the x of the forward."""
-        g_TR = self._g(dy_TOR)
-        if seed is None or not self.dropout:
-            ranks = len(self.grad_a)
-            self._ops.add_product(self.grad_a, g_TR[:, :ranks].t(), x_TK, self.scale)
+    def backward_a(
+        self, dy_TOR: Tensor, x_TK: Tensor, *, seed: int | None,
+        norm: tuple[Tensor, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """Add to ``grad_a``; after ``backward``, and with the x of the forward.
+
+        With ``norm``, 1 / rms [T, 1] and weight [K], the x of the forward is ``x_TK`` normed.
+        """
+        g_TR = self._g(dy_TOR)[:, : len(self.grad_a)]
+        has_dropout = seed is not None and self.dropout > 0
+        if norm is not None and not has_dropout:
+            self._ops.add_normed_product(self.grad_a, g_TR, x_TK, *norm, self.scale)
+            return
+        if norm is not None:
+            x_TK = (x_TK * norm[0]).to(x_TK.dtype) * norm[1]
+        if seed is None or not has_dropout:
+            self._ops.add_product(self.grad_a, g_TR.t(), x_TK, self.scale)
             return
         for rank, mask in self._masks(x_TK, seed):
             self._ops.add_product(self.grad_a[rank], g_TR[:, rank].t(), x_TK * mask, self.scale)
@@ -156,6 +165,11 @@ class StackedLinear:
 
     def _g(self, dy_TOR: Tensor) -> Tensor:
         return dy_TOR[:, self.outputs : self.outputs + self.ranks]
+
+    def _blocks(self, values: Sequence[Tensor]) -> list[AdapterBlock]:
+        """Where the B of each adapted part, or its gradient, belongs."""
+        places = zip(self._adapted(), values, strict=True)
+        return [AdapterBlock(out, rank, one) for (out, rank), one in places]
 
     def _adapted(self) -> Iterator[tuple[slice, slice]]:
         for part in self.parts:

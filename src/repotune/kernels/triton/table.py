@@ -11,7 +11,7 @@ from repotune.kernels.buffers import Buffers
 from repotune.kernels.cross_entropy import HeadRows
 from repotune.kernels.heads import Heads
 from repotune.kernels.ops import Ops
-from repotune.kernels.triton import attention, elementwise, nf4
+from repotune.kernels.triton import adapters, attention, elementwise, nf4
 from repotune.kernels.triton import cross_entropy as losses
 
 CHUNK_ROWS = 1024
@@ -67,11 +67,6 @@ def _chunks(x_TD: Tensor, head_VD: Tensor, buffers: Buffers) -> Iterator[tuple[s
         yield rows, torch.mm(x_TD[rows], head_VD.t(), out=logits)
 
 
-def add_product(total: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
-    """See ``plain.add_product``; in one launch, without rounding the product to 16 bits."""
-    torch.addmm(total, left, right, torch.float32, alpha=factor, out=total)
-
-
 def fused_ops(*, deterministic: bool = False) -> Ops:
     """Triton kernels and fused attention; ``deterministic`` leaves out cuDNN's attention."""
     return Ops(
@@ -93,6 +88,8 @@ def fused_ops(*, deterministic: bool = False) -> Ops:
         token_losses=token_losses,
         dequantise=nf4.dequantise,
         place_adapter=nf4.place_adapter,
-        add_product=add_product,
+        add_product=adapters.add_product,
+        add_normed_product=adapters.add_normed_product,
+        adapter_gradients=adapters.adapter_gradients,
         copy_columns=elementwise.copy_columns,
     )
