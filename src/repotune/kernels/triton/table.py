@@ -47,7 +47,7 @@ def cross_entropy(
         losses.losses_and_gradient(logits, labels_T[chunk], losses_T[chunk], scale=scale)
         torch.mm(logits, head_VD, out=dx[chunk])
         if rows is not None:
-            add_product(rows.gradient_ND, logits[:, rows.columns].t(), x_TD[chunk], 1.0)
+            adapters.add_product(rows.gradient_ND, logits[:, rows.columns].t(), x_TD[chunk], 1.0)
     return losses_T.sum()
 
 
