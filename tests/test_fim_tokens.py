@@ -2,21 +2,33 @@
 
 import http.client
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import peft
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
-from repotune import FineTuningConfig, evaluate, tune
+from repotune import FineTuningConfig, evaluate, resume, tune
+from repotune.corpus import read_documents
+from repotune.events import Notice, ignore
 from repotune.gguf_file import open_gguf
 from repotune.handover import export
+from repotune.job import settle
+from repotune.model import Decoder
+from repotune.pipeline import Location, complete
+from repotune.records import IGNORE, Row
 from repotune.runs import RunFolder
 from repotune.serve import serve
+from repotune.stages import open_tuned
 from repotune.tokens import RowStore, load_tokenizer
+from repotune.tokens.pieces import Cutter
 
 from .export.tiny import write_model, write_tokenizer
+from .stages.jobs import new_run
 
 TOKEN = "a-token-of-the-tests"
 VOCAB, GROWN = 265, 272  # bytes, merges and the end of text; four more, in eights
@@ -35,8 +47,8 @@ def base(tmp_path_factory):
 def run(base, source_tree, tmp_path_factory):
     config = FineTuningConfig(
         model=str(base), output_dir=tmp_path_factory.mktemp("runs") / "run", max_seq_length=128,
-        batch_size=2, gradient_accumulation_steps=1, max_steps=3, learning_rate=1e-2, lora_r=4,
-        precision="fp32", eval_max_tokens=1000, fim_tokens="add", fim_rate=0.9,
+        batch_size=2, gradient_accumulation_steps=1, max_steps=4, save_steps=2, learning_rate=1e-2,
+        lora_r=4, precision="fp32", eval_max_tokens=1000, fim_tokens="add", fim_rate=0.9,
     )  # fmt: skip
     return Path(tune(source_tree, config).run)
 
@@ -58,6 +70,39 @@ def test_it_is_loaded_as_it_was_trained(run):
     again = evaluate(run)
     assert again.tuned_bits_per_byte == before["tuned_bits_per_byte"]
     assert again.base_bits_per_byte == before["base_bits_per_byte"]
+
+
+def test_a_resumed_run_trains_the_same_rows(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    shutil.rmtree(folder.checkpoints / "step-000004")
+    shutil.rmtree(folder.adapter)
+    assert resume(folder.path).steps == 4
+    name = "adapter_model.safetensors"
+    first, again = (
+        safetensors.torch.load_file(one.adapter / name) for one in (RunFolder(run), folder)
+    )
+    assert first.keys() == again.keys()
+    assert any(name.endswith("embed_tokens.token_adapter.trainable_tokens_delta") for name in first)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_model_that_has_its_own_tokens_keeps_them_and_says_so(tiny_model, source_tree, tmp_path):
+    events = []
+    state = new_run(tmp_path / "run", source_tree, tiny_model, fim_tokens="add").state()
+    job = settle(state, events.append)
+    assert job.lora.trainable_token_indices == ()
+    assert job.shape.vocab_size == 600
+    (said,) = [one.message for one in events if isinstance(one, Notice)]
+    assert "its own tokens for fill in the middle" in said
+
+
+def test_a_place_between_code_is_completed_by_both(run, source_tree):
+    """The base sees what stands before it, in no tokens that it was not taught."""
+    path = source_tree / "json" / "decoder.py"
+    done = complete(run, Location(path, 20, None), max_new_tokens=4)
+    assert done.truth
+    assert done.base != done.tuned
 
 
 def test_peft_gets_rows_tokenizer_and_the_line_that_makes_room(run, base, tmp_path):
@@ -130,3 +175,36 @@ def infill(address, suffix):
     connection.close()
     assert response.status == 200
     return content["content"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_starter_learns_it_and_answers_through_llama_cpp(source_tree, tmp_path):
+    """The whole chain; rows of the held-out files, cut as in training, cost less than before."""
+    config = FineTuningConfig(
+        model="starter", output_dir=tmp_path / "run", max_steps=16, batch_size=2,
+        gradient_accumulation_steps=1, max_seq_length=256, learning_rate=2e-3, evaluate=False,
+        precision="fp32", fim_tokens="add", fim_rate=0.9,
+    )  # fmt: skip
+    run = RunFolder(Path(tune(source_tree, config).run))
+    job, tuned = open_tuned(run, ignore)
+    documents = read_documents(run.corpus, "heldout")
+    cutter = Cutter(job.tokenizer, 256, 1.0, seed=0)
+    pieces = [piece.ids for piece in cutter.cut(documents).pieces if piece.fim][:12]
+    fresh = Decoder(job.weights(), lora=job.lora, dtype=torch.float32)
+    before, after = (sum(middle_nats(one, ids) for ids in pieces) for one in (fresh, tuned))
+    assert after < 0.8 * before
+    export(run.path, tmp_path / "out", to="gguf", quantisation="f16")
+    with serve(run.path, port=0, token=TOKEN, quantisation="f16") as running:
+        assert running.served.trials[0].suffix
+        answers = {infill(running.served.address, text) for text in ("\n    return total\n", ")\n")}
+    assert len(answers) == 2
+
+
+def middle_nats(decoder, ids):
+    """The loss of what stands between, its end included."""
+    start = int(np.flatnonzero(ids == decoder.lora.trainable_token_indices[2])[0])
+    labels = np.append(ids[1:], IGNORE)
+    labels[:start] = IGNORE
+    row = Row(input_ids=ids, labels=labels, starts=np.array([0]))
+    return float(decoder.token_losses(row, adapted=True).sum())

@@ -134,6 +134,12 @@ def settle(state: RunState, emit: Emit) -> Job:
     base = _find_base(state, config, GPU_MODEL if machine.gpu else CPU_MODEL, emit)
     shape = read_shape(base)
     tokenizer = load_tokenizer(Path(base.path), add_fim=config.fim_tokens == "add")
+    if config.fim_tokens == "add" and not tokenizer.added_ids:
+        emit(
+            Notice(
+                message=f"{base.name} has its own tokens for fill in the middle: none are added."
+            )
+        )
     open_weights(base)  # names, shapes and sizes are checked before anything is done in vain
     if config.max_seq_length > shape.max_position_embeddings:
         raise UsageError(

@@ -57,7 +57,8 @@ GAP: Final = (
 TRIAL_TOKENS: Final = 24
 NO_EDITOR: Final = (
     "has no tokens for fill in the middle, so an editor cannot ask it for what stands between "
-    "prefix and suffix, and there are no settings for editors: it completes from left to right."
+    "prefix and suffix, and there are no settings for editors: it completes from left to right. "
+    "`repotune tune --fim-tokens add` teaches a model to fill in."
 )
 INSTALL: Final = 'pip install "repotune[gguf]"'
 
