@@ -18,6 +18,7 @@ from repotune.events import Notice, ignore
 from repotune.gguf_file import open_gguf
 from repotune.handover import export
 from repotune.job import settle
+from repotune.llama_cpp import LlamaServer
 from repotune.model import Decoder
 from repotune.pipeline import Location, complete
 from repotune.records import IGNORE, Row
@@ -142,11 +143,20 @@ def test_llama_cpp_gets_their_ids(run, tmp_path):
     done = export(run, tmp_path / "out", to="gguf", quantisation="f16")
     assert done.proof is not None
     assert done.proof.drift < 0.01
-    metadata = open_gguf(tmp_path / "out" / "out-F16.gguf").metadata
+    file = tmp_path / "out" / "out-F16.gguf"
+    metadata = open_gguf(file).metadata
     assert len(metadata["tokenizer.ggml.tokens"]) == GROWN
     assert [metadata[f"tokenizer.ggml.fim_{key}_token_id"] for key in ("pre", "suf", "mid")] == [
         PREFIX, SUFFIX, MIDDLE,
     ]  # fmt: skip
+    with LlamaServer(file, context=256, slots=1, scratch=tmp_path) as server:
+        # llama.cpp's own /infill, which it refuses for a file without such ids.
+        first, second, again = (
+            infill(server.address, server.key, suffix)
+            for suffix in ("\n    return total\n", ")\n\nclass Reader:\n", "\n    return total\n")
+        )
+    assert first == again
+    assert first != second
 
 
 def test_an_editor_gets_what_stands_between(run):
@@ -156,19 +166,19 @@ def test_an_editor_gets_what_stands_between(run):
         assert tuned.suffix
         assert untaught.suffix is None
         assert running.served.settings
-        first = infill(running.served.address, "\n    return total\n")
-        second = infill(running.served.address, ")\n\nclass Reader:\n    pass\n")
+        first = infill(running.served.address, TOKEN, "\n    return total\n")
+        second = infill(running.served.address, TOKEN, ")\n\nclass Reader:\n    pass\n")
         assert first != second  # the suffix has an influence
-        assert first == infill(running.served.address, "\n    return total\n")
+        assert first == infill(running.served.address, TOKEN, "\n    return total\n")
 
 
-def infill(address, suffix):
+def infill(address, key, suffix):
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
     body = {
         "input_prefix": "def mean(values):\n    ", "input_suffix": suffix, "temperature": 0,
         "n_predict": 24, "model": "tuned",
     }  # fmt: skip
-    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     connection.request("POST", "/infill", json.dumps(body), headers)
     response = connection.getresponse()
     content = json.loads(response.read())
@@ -197,7 +207,9 @@ def test_the_starter_learns_it_and_answers_through_llama_cpp(source_tree, tmp_pa
     export(run.path, tmp_path / "out", to="gguf", quantisation="f16")
     with serve(run.path, port=0, token=TOKEN, quantisation="f16") as running:
         assert running.served.trials[0].suffix
-        answers = {infill(running.served.address, text) for text in ("\n    return total\n", ")\n")}
+        answers = {
+            infill(running.served.address, TOKEN, text) for text in ("\n    return total\n", ")\n")
+        }
     assert len(answers) == 2
 
 
