@@ -3,29 +3,23 @@
     python benchmarks/engine_gpu.py 4x2048:all 4x2048:all*16+outputs*16 4x2048:outputs/host:docs=700
     python benchmarks/engine_gpu.py @benchmarks/accuracy_settings.txt
 
-``settings.py`` says what a setting is. One step is forward, backward and AdamW on fresh random ids,
-timed by CUDA events; the median of the steps after the warm-up counts.
-``reserved`` is the allocator's peak, ``device`` what the card shows then, with the context.
+``settings.py`` says what a setting is, ``measuring.py`` how it is measured.
 """
 
 import argparse
-import json
-import math
-import statistics
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import torch
+from measuring import random_row, report, timed
 from settings import read_setting
 
 from repotune.kernels import fastest_ops
 from repotune.model import Decoder
 from repotune.model.weights import tensor_shapes
-from repotune.records import IGNORE, Row
 from repotune.training.optimizer import AdamW
-
-GIB = 2**30
 
 
 class RandomWeights:
@@ -63,16 +57,7 @@ def main():
             decoder, loaded = make_decoder(setting), wanted
             print(f"loaded in {time.perf_counter() - started:.1f} s", file=sys.stderr)
         decoder.release()
-        torch.cuda.empty_cache()
-        if setting.cap < math.inf:
-            total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(setting.cap * GIB / total)
-        try:
-            result = measure(decoder, setting, args)
-        except torch.OutOfMemoryError as error:
-            result = {"out_of_memory": str(error)[:200]}
-        torch.cuda.set_per_process_memory_fraction(1.0)
-        print(json.dumps({"system": "repotune", "setting": setting.text, **result}), flush=True)
+        report("repotune", setting, partial(measure, decoder, setting, args))
         if args.profile:
             show_profile(decoder, setting)
 
@@ -92,61 +77,24 @@ def make_decoder(setting):
     return decoder
 
 
-def random_row(rng, setting, vocab_size):
-    """Random ids; with ``docs``, documents of such a mean length packed into each row."""
-    batch, length, mean_document = setting.batch, setting.length, setting.docs
-    ids = rng.integers(0, vocab_size, batch * length)
-    labels = np.append(ids[1:], IGNORE)
-    starts = []
-    for row in range(batch):
-        at = 0
-        while at < length:
-            starts.append(row * length + at)
-            rest = length - at
-            at += min(rest, max(16, int(rng.exponential(mean_document)))) if mean_document else rest
-    labels[np.array(starts[1:], dtype=int) - 1] = IGNORE
-    return Row(input_ids=ids, labels=labels, starts=np.array(starts))
-
-
 def measure(decoder, setting, args):
-    rng, policy = np.random.default_rng(0), setting.policy
+    policy, tokens = setting.policy, setting.batch * setting.length
     optimizer = AdamW(
         decoder.lora_flat(), decoder.lora_state(), weight_decay=0.0, on_host=setting.adam
     )
-    torch.cuda.reset_peak_memory_stats()
-    tokens, losses, norms, events = setting.batch * setting.length, [], [], []
-    first = time.perf_counter()
-    for step in range(args.warm + args.steps + 1):
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        events.append(event)
-        if step == args.warm:
-            torch.cuda.synchronize()
-            warm_seconds = time.perf_counter() - first
-        row = random_row(rng, setting, decoder.shape.vocab_size)
+
+    def step(row):
         optimizer.zero_grad()
         loss = decoder.loss_and_grad(row, scale=1 / tokens, policy=policy, dropout_seed=None)
         norm = optimizer.clip(1.0)
         optimizer.step(1e-4, figures=torch.stack([loss, norm]))
         decoder.refresh()
-        losses.append(float(loss) / tokens)
-        norms.append(float(norm))
-    torch.cuda.synchronize()
-    pairs = list(zip(events[args.warm :], events[args.warm + 1 :], strict=False))
-    milliseconds = [before.elapsed_time(after) for before, after in pairs]
-    free, total = torch.cuda.mem_get_info()
-    context = total - free - torch.cuda.memory_reserved()
-    reserved = torch.cuda.max_memory_reserved()
-    return {
-        "tokens_per_second": round(tokens / statistics.median(milliseconds) * 1e3, 1),
-        "step_ms": [round(one, 2) for one in milliseconds],
-        "reserved_gib": round(reserved / GIB, 3),
-        "allocated_gib": round(torch.cuda.max_memory_allocated() / GIB, 3),
-        "device_gib": round((reserved + context) / GIB, 3),
-        "warm_s": round(warm_seconds, 1),
-        "losses": [round(one, 4) for one in losses],
-        "grad_norms": [round(one, 4) for one in norms],
-    }
+        return float(loss) / tokens, float(norm)
+
+    rng = np.random.default_rng(0)
+    count = args.warm + args.steps + 1
+    rows = (random_row(rng, setting, decoder.shape.vocab_size) for _ in range(count))
+    return timed(step, rows, warm=args.warm, tokens=tokens)
 
 
 def show_profile(decoder, setting):

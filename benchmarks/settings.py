@@ -3,7 +3,7 @@
 BATCHxLENGTH:POLICY with, after colons, any of docs=MEAN, cap=GIB, bf16, r=RANK, adam (its moments
 in host memory) and model=ID (CodeLlama-7B where there is none). A policy is what each layer saves
 from the first to the last, as ``all*16+outputs/host*16``; ``/host``: where it waits in host memory;
-no number: all layers.
+``/wide``: whose 4-bit weights are kept in 16 bits too; no number: all layers.
 """
 
 import math
@@ -45,7 +45,7 @@ class Setting:
         for part in self.saving.split("+"):
             what, _, count = part.partition("*")
             saving, _, place = what.partition("/")
-            one = LayerPolicy(saving=saving, offloaded=place == "host")
+            one = LayerPolicy(saving=saving, offloaded=place == "host", expanded=place == "wide")
             layers += [one] * int(count or self.shape.num_hidden_layers)
         return Policy(layers=tuple(layers), reason="", optimizer_offloaded=self.adam)
 

@@ -37,10 +37,11 @@ GIB: Final = 2**30
 def prepare(max_steps: int | None, emit: Emit) -> None:
     """Before the first tensor: set up the GPU's allocator, and measure the machine if it never was.
 
-    A run of at most 20 steps does not wait for that.
+    A run of at most 20 steps does not wait for that. Raises what ``machine.check_gpu`` does.
     """
-    from repotune.machine import ensure_rates, find_device, prepare_gpu
+    from repotune.machine import check_gpu, ensure_rates, find_device, prepare_gpu
 
+    check_gpu()
     prepare_gpu()
     if max_steps is None or max_steps > SHORT_RUN:
         ensure_rates(find_device(), emit=emit)

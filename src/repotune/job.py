@@ -114,12 +114,17 @@ class Job:
 
 
 def settle(state: RunState, emit: Emit) -> Job:
-    """Decide what the configuration leaves open, or find again what was decided before."""
-    from repotune.machine import precision_here, probe
+    """Decide what the configuration leaves open, or find again what was decided before.
+
+    Raises TrainingError or DoesNotFit for a GPU that cannot be used, ModelError and UsageError for
+    what was asked for.
+    """
+    from repotune.machine import check_gpu, precision_here, probe
     from repotune.model import open_weights, read_shape
     from repotune.tokens import load_tokenizer
 
     config = FineTuningConfig(**state.config)
+    check_gpu()
     machine = probe()
     precision = precision_here(state.facts.get("precision", config.precision), machine)
     if config.use_4bit and not machine.gpu:
@@ -211,9 +216,15 @@ def _find_base(state: RunState, config: FineTuningConfig, default: str, emit: Em
 
 def plan_policy(job: Job) -> Policy:
     """What each layer does with its activations. Raises DoesNotFit, before anything is loaded."""
+    from repotune.machine import who_holds_the_gpu
+
     machine = job.machine
     free = machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes
-    return _choose(job, job.rows_per_pass * job.config.max_seq_length, free)
+    try:
+        return _choose(job, job.rows_per_pass * job.config.max_seq_length, free)
+    except DoesNotFit as error:
+        others = who_holds_the_gpu() if machine.gpu else ""
+        raise DoesNotFit(" ".join(filter(None, (str(error), others)))) from None
 
 
 def lower_policy(job: Job, tokens: int, than: Policy | None) -> Policy | None:
@@ -253,12 +264,12 @@ def _choose(job: Job, tokens: int, free_bytes: int) -> Policy:
 
 
 def _kept_bytes(job: Job, tokens: int, policy: Policy) -> int:
-    """Of saved tensors on the device between forward and backward, and of the optimizer there."""
-    from repotune.planning import moments_bytes, saved_layer_bytes
+    """What another policy may have: saved tensors, 16-bit copies, the optimizer's moments."""
+    from repotune.planning import expanded_bytes, moments_bytes, saved_layer_bytes
 
     setup = job.setup_of(tokens)
     moments = 0 if policy.optimizer_offloaded else moments_bytes(setup)
-    return moments + sum(
+    return moments + expanded_bytes(setup, policy) + sum(
         saved_layer_bytes(
             job.shape, job.lora, layer.saving, tokens=tokens, itemsize=setup.itemsize,
             device=job.device,

@@ -261,11 +261,11 @@ def test_a_product_is_added_in_fp32(fused, half):
 
 
 STACKS = {
-    "one": (16, [70], 5),
-    "two of 1,000 tokens": (16, [301, 515], 1000),
-    "three, padded ranks": (3, [40, 8, 8], 37),
-    "a rank that matmuls take": (72, [40], 37),
-    "more ranks than a program holds": (64, [40, 16, 16], 37),
+    "one": (16, [2070], 5),
+    "two of 1,000 tokens": (16, [1301, 1515], 1000),
+    "three, padded ranks": (3, [2040, 8, 8], 37),
+    "a rank that matmuls take": (72, [2048], 37),
+    "narrow": (16, [301, 515], 100),
 }
 
 
@@ -291,7 +291,9 @@ def test_adapter_gradients(fused, half, rank, outs, tokens):
 
 
 @pytest.mark.parametrize("half", list(ATTENTION), ids=str)
-@pytest.mark.parametrize(("ranks", "width", "tokens"), [(48, 577, 1000), (3, 21, 5), (136, 64, 37)])
+@pytest.mark.parametrize(
+    ("ranks", "width", "tokens"), [(48, 2101, 1000), (3, 2048, 5), (48, 577, 37), (136, 2048, 37)]
+)
 def test_a_product_with_a_norm_that_nobody_writes(fused, half, ranks, width, tokens):
     g, x = normal(tokens, ranks, dtype=half), normal(tokens, width, dtype=half, seed=1)
     w, total = normal(width, dtype=half, seed=2), torch.ones(ranks, width, device=CUDA)

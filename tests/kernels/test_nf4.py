@@ -11,6 +11,7 @@ from repotune.kernels.nf4 import (
     BLOCK,
     CODES,
     GROUP,
+    PIECE,
     allocate,
     block_scales,
     can_quantise,
@@ -129,6 +130,16 @@ def test_every_scale_has_the_nearest_code_of_its_group(size):
     assert (chosen <= distances.min(axis=1) + 1e-5).all()
     expected = dynamic_values()[codes] * its_group + float(quantised.offset)
     assert np.allclose(block_scales(quantised).numpy(), expected, rtol=SLACK)
+
+
+def test_a_matrix_of_several_pieces_has_the_codes_of_its_pieces():
+    weight = matrix(1030, 4160)  # 66,950 blocks: a piece of 65,536 and a rest
+    upper, lower = quantise(weight[:500]), quantise(weight[500:])
+    quantised = quantise(weight)
+    assert weight.numel() > PIECE * BLOCK > weight[500:].numel()
+    assert torch.equal(quantised.packed, torch.cat([upper.packed, lower.packed]))
+    absmax = weight.double().reshape(-1, BLOCK).abs().amax(1)
+    assert float(quantised.offset) == pytest.approx(float(absmax.mean()), rel=SLACK)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -8,7 +8,7 @@ import pytest
 
 from repotune.machine import conclude, expects_gpu, judge
 from repotune.machine.facts import GpuProcess, JobNeeds, MachineFacts
-from repotune.machine.graphics import has_kernels
+from repotune.machine.graphics import has_kernels, held_by_others, no_kernels, no_room
 from repotune.machine.texts import TEXTS
 from repotune.records import Check
 
@@ -134,6 +134,30 @@ def test_a_torch_that_sees_no_gpu_is_judged_by_its_cuda() -> None:
     assert has_kernels(blind, RTX_3060.compute_capability)
     assert has_kernels(replace(blind, cuda_build=(12, 6)), V100.compute_capability)
     assert not has_kernels(replace(blind, cuda_build=(12, 8)), V100.compute_capability)
+
+
+def test_a_run_on_a_gpu_without_kernels_is_refused_in_one_sentence() -> None:
+    assert no_kernels(CUDA_13, RTX_3060.name, RTX_3060.compute_capability) is None
+    assert no_kernels(CUDA_13, V100.name, V100.compute_capability) == (
+        "PyTorch 2.13.0+cu130 has no kernels for the Tesla V100-SXM2-16GB (compute capability "
+        "7.0): `repotune doctor` prints the command that installs a build which has them, if there "
+        "is one."
+    )
+
+
+def test_a_gpu_that_others_have_filled_is_refused_with_who_holds_it() -> None:
+    assert no_room(RTX_3060) is None
+    hogs = (GpuProcess(pid=4242, name="game", used_bytes=9 * GIB),)
+    assert no_room(replace(RTX_3060, free_bytes=50 * 2**20, processes=hogs)) == (
+        "50 MiB of the NVIDIA GeForce RTX 3060 are free, too little to begin with. 12.0 of the "
+        "GPU's 12.0 GiB are held by game (process 4242): end them to have it all."
+    )
+
+
+def test_a_desktop_on_the_gpu_is_no_news() -> None:
+    assert held_by_others(RTX_3060) == ""
+    unseen = replace(RTX_3060, free_bytes=4 * GIB)
+    assert "8.0 of the GPU's 12.0 GiB are held by other processes" in held_by_others(unseen)
 
 
 def test_intermediate_code_serves_later_gpus_only() -> None:

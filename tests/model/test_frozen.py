@@ -120,3 +120,27 @@ def test_weights_that_share_a_buffer_do_not_disturb_each_other(dtype, buffers):
     # one buffer, the size of the largest, for all of them
     places = {weight.padded().data_ptr() for weight, *_ in built.values()}
     assert len(places) == 1
+
+
+def read_of(weight):
+    """What matmuls read: all but the corner behind A and below B."""
+    padded, rows = weight.padded(), sum(PARTS)
+    return padded[:rows].clone(), padded[rows:, :K].clone()
+
+
+def test_an_expanded_weight_is_the_same_matrix_in_memory_of_its_own(dtype, buffers):
+    weight, other = (in_4_bits(random_parts(dtype, seed=i), 12, buffers) for i in range(2))
+    fill(weight, PARTS, 12)
+    before, rows = read_of(weight), sum(PARTS)
+    assert not weight.expand(False)
+    assert weight.expand(True)
+    assert not weight.expand(True)
+    fill(other, PARTS, 12)  # writes over the shared memory
+    assert all(map(torch.equal, read_of(weight), before))
+    a, b = fill(weight, PARTS, 12, seed=7)
+    assert torch.equal(weight.padded()[rows:, :K], a)
+    assert torch.equal(weight.padded()[:rows, K:], b)
+    after, own = read_of(weight), weight.padded().data_ptr()
+    assert weight.expand(False)
+    assert all(map(torch.equal, read_of(weight), after))
+    assert weight.padded().data_ptr() == other.padded().data_ptr() != own

@@ -80,6 +80,11 @@ def saving(*each, offloaded=False):
     return Policy(layers=layers, reason="")
 
 
+EXPANDED = Policy(
+    layers=tuple(LayerPolicy(saving="all", expanded=i != 1) for i in range(LAYERS)), reason=""
+)
+
+
 def gradients(model, of, policy, seed=None):
     model.lora_flat().grad.zero_()
     # 1: a smaller scale would cost fp16 bits, a larger one overflow
@@ -97,7 +102,8 @@ def test_policies_are_bit_identical(use_4bit, kv_heads, deterministic):
     for policy in (
         saving("attention"), saving("outputs"), saving("input"),
         saving("input", "outputs", "attention", "all"),
-        saving("outputs", offloaded=True), saving("input", offloaded=True),
+        saving("outputs", offloaded=True), saving("input", offloaded=True), EXPANDED,
+        saving("all"),
     ):  # fmt: skip
         for _ in range(5):  # by itself, while it is recorded, and replayed
             got = gradients(model, packed, policy)

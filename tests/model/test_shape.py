@@ -152,6 +152,23 @@ def test_what_the_decoder_does_not_compute_is_refused_by_name(case, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "family",
+    [
+        "mixtral", "qwen2_moe", "qwen3", "deepseek_v3", "starcoder2", "gpt_bigcode", "gpt_neox",
+        "codegen", "gemma", "gemma2", "phi", "phi3", "falcon", "mamba", "rwkv", "t5", "bert",
+    ],
+)  # fmt: skip
+def test_other_architectures_are_refused_by_name_with_the_known_ones(family, tmp_path):
+    config = transformers.CONFIG_MAPPING[family]().to_dict()
+    with pytest.raises(ModelError) as refused:
+        shape_of(tmp_path, json.loads(json.dumps(config, default=str)))
+    assert str(refused.value) == (
+        f"{tmp_path / 'config.json'} is of the architecture '{family}', which cannot be trained: "
+        "use a model of a known family (model_type llama, mistral, qwen2)."
+    )
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         (b"", "is not a JSON object"),

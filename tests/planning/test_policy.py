@@ -1,4 +1,7 @@
+import random
+import re
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from math import ceil
 
 import pytest
@@ -16,7 +19,7 @@ from repotune.planning import (
     saved_layer_bytes,
     working_bytes,
 )
-from repotune.planning.memory import moments_bytes
+from repotune.planning.memory import expanded_layer_bytes, memory_parts, moments_bytes
 from repotune.planning.policy import LEVELS, USABLE, needed_bytes
 from repotune.records import LINEAR_MODULES, LoraSpec, Shape
 
@@ -121,9 +124,64 @@ def test_without_checkpointing_nothing_is_recomputed_or_it_is_refused():
         policy(2**29, checkpointing=False, tokens=65536)
 
 
-def test_too_little_for_anything_is_refused_with_the_way_out():
-    with pytest.raises(DoesNotFit, match="Lower max_seq_length below 2048"):
+def test_too_little_is_refused_with_the_largest_pass_that_fits():
+    least = needed_bytes(Setup(shape=SHAPE, lora=LORA, tokens=512, itemsize=2)) / USABLE["cpu"]
+    with pytest.raises(DoesNotFit, match=r"short\. Lower max_seq_length from 2,048 to 512, or"):
+        policy(ceil(least) + 1)
+    with pytest.raises(DoesNotFit, match=r"short\. Lower max_seq_length from 2,048 to 256, or"):
+        policy(ceil(least) - 1)
+
+
+def test_too_little_for_anything_is_refused_with_the_least_that_would_do():
+    with pytest.raises(DoesNotFit) as refused:
         policy(2**26)
+    words = re.search(
+        r"Even 256 tokens at a time need ([\d.]+) GiB: use a computer with at least ([\d.]+) GiB "
+        "free, or choose a smaller model, or close other programs",
+        str(refused.value),
+    )
+    least, free = (float(one) for one in words.groups())
+    assert free == pytest.approx(least / USABLE["cpu"], abs=0.11)
+    policy(int((free + 0.05) * 2**30), tokens=256)
+
+
+def test_on_a_gpu_the_smallest_that_would_do_has_weights_in_4_bits():
+    large = replace(SHAPE, hidden_size=2048, intermediate_size=8192, num_hidden_layers=24)
+    dense = replace(ON_GPU, shape=large, use_4bit=False)
+
+    def refusal(free):
+        with pytest.raises(DoesNotFit) as refused:
+            choose_policy(dense, free_bytes=int(free), gradient_checkpointing=True)
+        return str(refused.value)
+
+    free = needed_bytes(replace(dense, use_4bit=True)) / USABLE["cuda"]
+    assert "short. Set use_4bit=True, or choose" in refusal(free + 1)
+    fewer = replace(dense, use_4bit=True, tokens=1024, documents=2)
+    free = needed_bytes(fewer) / USABLE["cuda"]
+    both = "Set use_4bit=True and lower batch_size × max_seq_length from 2,048 to 1,024, or"
+    assert both in refusal(free + 1)
+    assert re.search(r"Even 256 tokens .* use a GPU with at least [\d.]+ GiB free", refusal(2**27))
+
+
+def test_what_is_left_of_a_gpu_holds_4_bit_weights_in_16_bits():
+    whole = choose_policy(ON_GPU, free_bytes=2**40, gradient_checkpointing=True)
+    assert [one.expanded for one in whole.layers] == [True] * 6
+    assert whole.reason.endswith("the weights are kept in 16 bits too.")
+    plain = replace(whole, layers=tuple(replace(one, expanded=False) for one in whole.layers))
+    least = sum(part.bytes for part in memory_parts(ON_GPU, plain))
+    each = expanded_layer_bytes(ON_GPU)
+    # qkv, o, gate and up, down, padded to multiples of 64
+    assert each == 2 * (128 * 128 + 128 * 128 + 384 * 128 + 128 * 192)
+    for count in (0, 2):
+        free = ceil((least + count * each) / USABLE["cuda"]) + 1
+        policy = choose_policy(ON_GPU, free_bytes=free, gradient_checkpointing=True)
+        assert [one.expanded for one in policy.layers] == [True] * count + [False] * (6 - count)
+        parts = memory_parts(ON_GPU, policy)
+        assert sum(part.bytes for part in parts) == least + count * each
+    dense = choose_policy(
+        replace(ON_GPU, use_4bit=False), free_bytes=2**40, gradient_checkpointing=True
+    )
+    assert not any(one.expanded for one in dense.layers)
 
 
 def test_on_cuda_host_memory_is_used_before_attention_is_computed_again():
@@ -163,6 +221,30 @@ def test_the_moments_go_to_the_host_only_where_nothing_else_fits():
     assert "moments wait in host memory" in found[0].reason
     with pytest.raises(DoesNotFit):
         chosen(least - step)
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_what_is_needed_at_the_least_is_what_the_choice_needs(short):
+    large = replace(SHAPE, hidden_size=1024, intermediate_size=2816, num_hidden_layers=24)
+    draw = random.Random(0)
+    for _ in range(200):
+        tokens = draw.choice((256, 1024, 8192))
+        one = replace(
+            ON_GPU, shape=draw.choice((SHAPE, large)), lora=replace(LORA, r=draw.choice((4, 256))),
+            tokens=tokens, documents=draw.choice((None, tokens // 700 + 2)),
+            use_4bit=draw.choice((False, True)),
+        )  # fmt: skip
+        host = int(draw.random() * draw.choice((2**24, 2**28, 2**32)))
+        need = needed_bytes(one, host_free_bytes=host)
+        free = int((need - short) / USABLE["cuda"]) + (not short)
+        chosen = partial(
+            choose_policy, one, gradient_checkpointing=True, host_free_bytes=host, free_bytes=free
+        )
+        if short:
+            with pytest.raises(DoesNotFit):
+                chosen()
+        else:
+            chosen()
 
 
 def fits(chosen, free, host):

@@ -68,4 +68,6 @@ def test_a_gpu_that_another_process_fills_names_it():
     full = replace(RTX_3060, free_bytes=2 * GIB, processes=(hog,))
     gpu, (note,) = survey.usable_gpu(replace(DRIVER, gpus=(full,)), "2.13.0+cu130", "13.0")
     assert gpu == full
-    assert note == "10.0 of the GPU's 12.0 GiB are held by game: end them to have it all."
+    assert note == (
+        "10.0 of the GPU's 12.0 GiB are held by game (process 4242): end them to have it all."
+    )

@@ -366,6 +366,33 @@ def test_a_gradient_that_no_scale_saves_ends_the_run(tmp_path):
     assert [e.loss_scale for e in events if isinstance(e, StepDone)][-1] == 2.0
 
 
+@pytest.mark.parametrize("rows_per_pass", [1, 2])
+def test_a_loss_that_is_not_a_number_ends_the_run_at_the_last_good_step(tmp_path, rows_per_pass):
+    class Poisoned(TinyModel):
+        passes = 0
+
+        def loss_and_grad(self, row, **options):
+            self.passes += 1
+            loss = super().loss_and_grad(row, **options)
+            return loss * float("nan") if self.passes == 5 * 4 // rows_per_pass + 1 else loss
+
+    bad = [sample.index for sample in SampleOrder(TinyRows(), seed=7, dropout=False).batch(20, 4)]
+    named = " ".join(("row", *map(str, bad[:1])) if rows_per_pass == 1 else ("rows", "{}, {}"))
+    words = rf"loss became nan at step 6 \(.*, {named.format(*bad)}\), and .*lower learning_rate"
+    with pytest.raises(TrainingError, match=words):
+        run(tmp_path / "a", model=Poisoned(), rows_per_pass=rows_per_pass)
+    events, should_stop = stop_after(5)
+    whole = {"rows_per_pass": rows_per_pass, "emit": events.append, "should_stop": should_stop}
+    run(tmp_path / "b", **whole)
+    like = TinyModel().lora_state()
+    broken, stopped = (
+        load(latest(tmp_path / name, lambda event: None), like=like, fingerprint="tiny")
+        for name in ("a", "b")
+    )
+    assert broken.step == stopped.step == 5
+    assert same(broken.lora, stopped.lora)
+
+
 def test_gradients_too_small_for_fp16_are_learned_from_with_a_scale(tmp_path):
     small = {"steps": 3, "warmup_ratio": 0.0}
 

@@ -20,6 +20,8 @@ BLOCK = 64
 """Numbers that share a scale."""
 GROUP = 256
 """Scales that share a scale of their own."""
+PIECE = 2**16
+"""Blocks that are quantised at a time."""
 LINE = 256
 """Bytes to whose multiples parts of a block are aligned, as separate tensors would be."""
 
@@ -92,14 +94,26 @@ def can_quantise(rows: int, columns: int) -> bool:
 def quantise(weight_OK: Tensor) -> Nf4:
     """Quantise a matrix on its own device. Its size must be a whole number of blocks."""
     rows, columns = weight_OK.shape
-    blocks = weight_OK.reshape(-1, BLOCK).float()
-    absmax_n = blocks.abs().amax(dim=1)
+    blocks = weight_OK.reshape(-1, BLOCK)
+    packed = torch.empty(weight_OK.numel() // 2, dtype=torch.uint8, device=weight_OK.device)
+    absmax_n = torch.empty(len(blocks), device=weight_OK.device)
+    # By the piece: fp32 copies and codes of a whole matrix are ten times its size in NF4.
+    sizes = ((blocks, PIECE), (absmax_n, PIECE), (packed, PIECE * BLOCK // 2))
+    pieces = zip(*(torch.split(whole, size) for whole, size in sizes), strict=True)
+    for piece, absmax, codes in pieces:
+        _quantise_blocks(piece.float(), absmax, codes)
+    return Nf4(rows, columns, packed, *_quantise_scales(absmax_n))
+
+
+def _quantise_blocks(blocks: Tensor, absmax_out: Tensor, packed_out: Tensor) -> None:
+    """Of fp32 blocks [n, 64]: their largest magnitudes [n], and two codes a byte."""
+    torch.amax(blocks.abs(), dim=1, out=absmax_out)
     # An all-zero block has no scale to divide by; bitsandbytes' 0 * inf is NaN, coded as 7, zero.
-    inverse_n1 = torch.where(absmax_n > 0, 1.0 / absmax_n, torch.zeros_like(absmax_n))[:, None]
-    edges = _midpoints(code_table(weight_OK.device))
-    codes = torch.bucketize(blocks * inverse_n1, edges).to(torch.uint8).reshape(-1, 2)
-    scales, group_scales, offset = _quantise_scales(absmax_n)
-    return Nf4(rows, columns, codes[:, 0] << 4 | codes[:, 1], scales, group_scales, offset)
+    inverse = torch.where(absmax_out > 0, 1.0 / absmax_out, torch.zeros_like(absmax_out))
+    edges = _midpoints(code_table(blocks.device))
+    codes = torch.bucketize(blocks * inverse[:, None], edges, out_int32=True)
+    pairs = codes.to(torch.uint8).view(-1, 2)
+    torch.bitwise_or(pairs[:, 0] << 4, pairs[:, 1], out=packed_out)
 
 
 def dequantise(matrix: Nf4, out_OK: Tensor) -> None:

@@ -13,7 +13,7 @@ from repotune.machine.calibrate import (
 )
 from repotune.machine.disk import drive, free_bytes
 from repotune.machine.facts import JobNeeds, MachineFacts
-from repotune.machine.gather import gather
+from repotune.machine.gather import check_gpu, gather, who_holds_the_gpu
 from repotune.machine.identity import identify
 from repotune.machine.judge import conclude, expects_gpu, judge
 from repotune.machine.memory import Peak, cap_gpu, gpu_bytes, gpu_room, prepare_gpu
@@ -41,6 +41,7 @@ __all__ = [
     "cache_folder",
     "calibrate",
     "cap_gpu",
+    "check_gpu",
     "conclude",
     "data_folder",
     "drive",
@@ -65,5 +66,6 @@ __all__ = [
     "slowed_by",
     "track_record",
     "try_layer",
+    "who_holds_the_gpu",
     "write_rates",
 ]

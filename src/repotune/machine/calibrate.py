@@ -5,6 +5,7 @@ Rates are sustained ones, after a warm-up: a GPU under load lowers its clock wit
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -39,6 +40,7 @@ TAKES: Final = {"cpu": "which takes about 5 s", "cuda": "which takes about 15 s"
 WARM_UP: Final = 0.25
 """Share of the time that is not counted."""
 LAUNCHES: Final = 2000
+LAUNCH_ROWS: Final = 9
 
 
 def calibrate(device: Device, *, taken_before: Taken | None = None) -> MachineRates:
@@ -162,7 +164,8 @@ def _copy_rate(source: Device, target: Device) -> float:
 
 
 def _launch_seconds(device: Device) -> float:
-    """Of one operation on a single number, in a row of many."""
+    """Of one operation on a single number, in a row of many; the median of some rows, since a
+    host that does something else meanwhile doubles one."""
     import torch
 
     one = torch.zeros(1, device=device)
@@ -172,11 +175,14 @@ def _launch_seconds(device: Device) -> float:
             one.add_(1)
 
     add_many()
-    _finish(device)
-    start = time.perf_counter()
-    add_many()
-    _finish(device)
-    return (time.perf_counter() - start) / LAUNCHES
+    seconds = []
+    for _ in range(LAUNCH_ROWS):
+        _finish(device)
+        start = time.perf_counter()
+        add_many()
+        _finish(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds) / LAUNCHES
 
 
 def _seconds_each(action: Callable[[], object], device: Device, budget_seconds: float) -> float:

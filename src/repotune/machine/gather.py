@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from repotune.errors import DoesNotFit, TrainingError
 from repotune.machine.disk import disk_kind, drive, free_bytes
 from repotune.machine.driver import DriverFacts, ask_driver
 from repotune.machine.facts import (
@@ -21,6 +22,7 @@ from repotune.machine.facts import (
     System,
     TorchFacts,
 )
+from repotune.machine.graphics import held_by_others, no_kernels, no_room
 from repotune.machine.probe import bf16_pays_off, cpu_name, ram, usable_cores
 
 PCI = Path("/sys/bus/pci/devices")
@@ -65,6 +67,33 @@ def gather(places: Mapping[Purpose, Path]) -> MachineFacts:
         bitsandbytes=_version("bitsandbytes"),
         triton=_version("triton", "triton-windows", "pytorch-triton"),
     )
+
+
+def check_gpu() -> None:
+    """Refuse a GPU that PyTorch sees and cannot compute on; makes no CUDA context.
+
+    Raises TrainingError where it has no kernels for it, DoesNotFit where others have filled it.
+    """
+    facts, _ = _torch()
+    if facts is None or not facts.sees_gpu:
+        return
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own words about kernels that it lacks
+        properties = torch.cuda.get_device_properties(0)
+    if words := no_kernels(facts, properties.name, (properties.major, properties.minor)):
+        raise TrainingError(words)
+    driver = ask_driver()
+    for gpu in driver.gpus if driver else ():
+        if gpu.uuid == f"GPU-{properties.uuid}" and (words := no_room(gpu)):
+            raise DoesNotFit(words)
+
+
+def who_holds_the_gpu() -> str:
+    """A sentence about other programs on the GPU that PyTorch takes; empty if there is none."""
+    gpu = _gpu(ask_driver(), _torch()[0])
+    return held_by_others(gpu) if gpu else ""
 
 
 def this_system() -> System:

@@ -15,6 +15,10 @@ CUDA: Final = (12, 6)
 """The oldest CUDA that PyTorch 2.11 is built for."""
 BF16: Final = (8, 0)
 """Tensor cores for bf16 came with Ampere."""
+LEAST_CONTEXT: Final = 256 * 2**20
+"""No GPU's CUDA context is smaller."""
+DESKTOP_LEAVES: Final = 0.8
+"""Of the GPU's memory, at the least."""
 ROOM: Final = 1.25
 """Less than this many times the least memory is tight."""
 NO_PAGE: Final = ("", "", "")
@@ -61,6 +65,39 @@ def has_kernels(torch: TorchFacts, capability: tuple[int, int]) -> bool:
         if match[1] == "sm" and major == capability[0] and minor <= capability[1]:
             return True
     return False
+
+
+def no_kernels(torch: TorchFacts, gpu: str, capability: tuple[int, int]) -> str | None:
+    """Why a run cannot compute on ``gpu`` with this PyTorch, None if it can."""
+    if has_kernels(torch, capability):
+        return None
+    return (
+        f"PyTorch {torch.version} has no kernels for the {gpu} (compute capability "
+        f"{_dotted(capability)}): `repotune doctor` prints the command that installs a build which "
+        "has them, if there is one."
+    )
+
+
+def no_room(gpu: GpuFacts) -> str | None:
+    """Why nothing can be begun on the GPU, None if something can."""
+    if gpu.free_bytes >= LEAST_CONTEXT:
+        return None
+    return (
+        f"{gpu.free_bytes / 2**20:.0f} MiB of the {gpu.name} are free, too little to begin with. "
+        f"{held_by_others(gpu)}"
+    )
+
+
+def held_by_others(gpu: GpuFacts) -> str:
+    """A sentence where other programs hold more of the GPU than a desktop does, else nothing."""
+    if gpu.free_bytes > DESKTOP_LEAVES * gpu.memory_bytes:
+        return ""
+    held = f"{(gpu.memory_bytes - gpu.free_bytes) / GIB:.1f}"
+    names = ", ".join(f"{one.name} (process {one.pid})" for one in gpu.processes[:3])
+    return (
+        f"{held} of the GPU's {gpu.memory_bytes / GIB:.1f} GiB are held by "
+        f"{names or 'other processes'}: end them to have it all."
+    )
 
 
 def _without_gpu(facts: MachineFacts, lang: Lang) -> tuple[Check, ...]:

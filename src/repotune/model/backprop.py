@@ -81,6 +81,7 @@ class Backprop:
     def release(self) -> None:
         """Let go of the memory that is kept from row to row, recorded passes included."""
         self.graphs.clear()
+        self._expand([False] * len(self._parts.layers))
         for buffers in (*self._kept, self._parts.shared):
             buffers.clear()
         if self._offloader is not None:
@@ -91,6 +92,7 @@ class Backprop:
     ) -> Tensor:
         """See ``Decoder.loss_and_grad``."""
         parts, tokens = self._parts, len(row.input_ids)
+        self._expand([one.expanded for one in policy.layers])
         documents, positions = parts.documents(row.starts, tokens)
         inputs = Inputs(
             parts.ids(row.input_ids), parts.ids(row.labels), positions, documents.bounds,
@@ -114,6 +116,14 @@ class Backprop:
             inputs,
             lambda given: self._pass(given, replace(documents, bounds=given.bounds), policy, None),
         )
+
+    def _expand(self, wanted: Sequence[bool]) -> None:
+        """Keep those layers' weights in 16 bits; what is no longer wanted goes first."""
+        pairs = list(zip(self._parts.layers, wanted, strict=True))
+        changed = [layer.expand(False) for layer, is_wanted in pairs if not is_wanted]
+        changed += [layer.expand(True) for layer, is_wanted in pairs if is_wanted]
+        if any(changed):
+            self.graphs.clear(of_rows=False)
 
     def _pass(
         self, inputs: Inputs, documents: Documents, policy: Policy, dropout_seed: int | None

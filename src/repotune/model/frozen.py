@@ -36,6 +36,10 @@ class FrozenWeight(Protocol):
         """[O + R, K + R]; valid until another weight of the same buffers is asked for."""
         ...
 
+    def expand(self, wanted: bool) -> bool:
+        """Keep the padded matrix from use to use, or no longer; whether that is a change."""
+        ...
+
 
 class DenseWeight:
     """The padded matrix itself, resident in the compute precision."""
@@ -73,6 +77,10 @@ class DenseWeight:
         """See FrozenWeight."""
         return self._padded
 
+    def expand(self, wanted: bool) -> bool:
+        """See FrozenWeight; it always is."""
+        return False
+
 
 class Nf4Weight:
     """Matrices in NF4, dequantised into a buffer that all weights share."""
@@ -85,23 +93,46 @@ class Nf4Weight:
         self._width = parts[0].columns
         self.compute_a = torch.zeros(ranks, self._width, dtype=dtype, device=parts[0].packed.device)
         self._blocks: Sequence[AdapterBlock] = ()
+        self._expanded: Tensor | None = None
 
     def refresh(self, a_RK: Tensor, blocks: Sequence[AdapterBlock]) -> None:
         """See FrozenWeight; B is rounded whenever it is laid beside the weight."""
         self.compute_a[: len(a_RK)] = a_RK
         self._blocks = blocks
+        if self._expanded is not None:
+            self._ops.place_adapter(self.compute_a, blocks, self._rows, self._expanded)
 
     def padded(self) -> Tensor:
         """See FrozenWeight."""
+        whole = self._expanded
+        if whole is None:
+            whole = self._buffers.take("weight", *self._size())
+            self._write(whole)
         ranks = len(self.compute_a)
-        rows, columns = _rounded(self._rows + ranks), _rounded(self._width + ranks)
-        whole = self._buffers.take("weight", rows, columns)
+        return whole[: self._rows + ranks, : self._width + ranks]
+
+    def expand(self, wanted: bool) -> bool:
+        """See FrozenWeight. Raises torch.OutOfMemoryError, after which nothing has changed."""
+        if wanted == (self._expanded is not None):
+            return False
+        whole = None
+        if wanted:
+            like = self.compute_a
+            whole = torch.empty(self._size(), dtype=like.dtype, device=like.device)
+            self._write(whole)
+        self._expanded = whole
+        return True
+
+    def _size(self) -> tuple[int, int]:
+        ranks = len(self.compute_a)
+        return _rounded(self._rows + ranks), _rounded(self._width + ranks)
+
+    def _write(self, whole: Tensor) -> None:
         start = 0
         for part in self._parts:
             self._ops.dequantise(part, whole[start : start + part.rows, : self._width])
             start += part.rows
         self._ops.place_adapter(self.compute_a, self._blocks, self._rows, whole)
-        return whole[: self._rows + ranks, : self._width + ranks]
 
 
 def _rounded(count: int) -> int:

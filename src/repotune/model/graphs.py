@@ -51,13 +51,16 @@ class Graphs:
         self._recorded: dict[Hashable, _Recorded] = {}
         self._seen: set[Hashable] = set()
         self._refused: set[Hashable] = set()
-        """Passes for whose recording there was no memory."""
+        """Passes, and names of work, for whose recording there was no memory."""
         self._warm: set[str] = set()
         self._fixed: dict[str, torch.cuda.CUDAGraph] = {}
         self._pool = _new_pool(on_gpu)
 
-    def clear(self) -> None:
-        """Forget the recorded passes of rows: the memory that they write to may go."""
+    def clear(self, *, of_rows: bool = True) -> None:
+        """Forget the recorded passes, or those of rows: the memory that they write to may go."""
+        if not of_rows:
+            self._fixed.clear()
+            self._warm.clear()
         self._recorded.clear()
         self._seen.clear()
         self._refused.clear()
@@ -68,14 +71,20 @@ class Graphs:
         """``work()``, whose launches are always the same, by a graph from the second call on."""
         graph = self._fixed.get(name)
         if graph is None:
-            if not self._on_gpu or name not in self._warm:
+            if not self._on_gpu or name not in self._warm or name in self._refused:
                 self._warm.add(name)
                 work()
                 return
             graph = torch.cuda.CUDAGraph()
             torch.cuda.synchronize()
-            with torch.cuda.graph(graph):
+            try:
+                with torch.cuda.graph(graph):
+                    work()
+            except torch.OutOfMemoryError:
+                # As in ``run``: nothing was computed yet.
+                self._refused.add(name)
                 work()
+                return
             self._fixed[name] = graph
         graph.replay()
 

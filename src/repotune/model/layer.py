@@ -140,6 +140,11 @@ class Layer:
         """The four matmuls in the order in which they are applied."""
         return self.qkv, self.o, self.gate_up, self.down
 
+    def expand(self, wanted: bool) -> bool:
+        """Keep the weights in 16 bits, or no longer (``LayerPolicy``); whether that is a change."""
+        changes = [linear.expand(wanted) for linear in self.linears]
+        return any(changes)
+
     def forward(
         self, x_TD: Tensor, row: RowContext, *, saving: Saving, kept: Buffers, scratch: Buffers,
         out: Tensor, residual: Tensor | None = None, cache: LayerCache | None = None,

@@ -94,6 +94,10 @@ class StackedLinear:
         """Bring what the matmuls read of A and B up to date with the master weights."""
         self._weight.refresh(self.lora_a * self.scale, self._blocks(self.lora_b))
 
+    def expand(self, wanted: bool) -> bool:
+        """See FrozenWeight."""
+        return self._weight.expand(wanted)
+
     def forward(self, input_TKR: Tensor, *, adapted: bool, seed: int | None, out: Tensor) -> Tensor:
         """Output [T, O] for the x in the buffer; fills the buffer's tail when ``adapted``."""
         if adapted:

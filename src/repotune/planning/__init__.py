@@ -11,6 +11,7 @@ from repotune.planning.duration import duration, span
 from repotune.planning.fit import fastest, fit
 from repotune.planning.memory import (
     Setup,
+    expanded_bytes,
     lora_parameters,
     memory_parts,
     moments_bytes,
@@ -47,6 +48,7 @@ __all__ = [
     "chosen_config",
     "disk",
     "duration",
+    "expanded_bytes",
     "fastest",
     "fit",
     "gpu_context",

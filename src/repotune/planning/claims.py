@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from repotune.config import FineTuningConfig
-from repotune.planning.fit import fit, setup_of
+from repotune.planning.fit import Fit, fit, peak_of, setup_of
 from repotune.planning.plan import Workload, plan, with_preset
 from repotune.planning.policy import GIB, needed_bytes
 from repotune.planning.target import Target, gpu_target, machine_target
@@ -106,10 +107,18 @@ def _vram(claim: PageClaim, model: KnownModel, named: Sequence[Gpu]) -> Range:
         use_4bit=claim.subject["use_4bit"],
     )
     targets = [gpu_target(gpu) for gpu in named]
-    peaks = [fit(model.shape, config, target).peak for target in targets]
+    peaks = [_asked_for(fit(model.shape, config, target), target) for target in targets]
     least = needed_bytes(setup_of(model.shape, config, targets[0])) / GIB
     least += targets[0].context.low / GIB
     return Range(low=least, expected=peaks[0].expected, high=max(peak.high for peak in peaks))
+
+
+def _asked_for(one: Fit, target: Target) -> Range:
+    """The peak without the 16-bit copies of weights, which only fill what nothing else asks for."""
+    if one.policy is None:
+        return one.peak
+    layers = tuple(replace(layer, expanded=False) for layer in one.policy.layers)
+    return peak_of(one.setup, replace(one.policy, layers=layers), target.context)
 
 
 def _plans(

@@ -200,6 +200,19 @@ def dequantised_bytes(setup: Setup) -> int:
     return max(each) * setup.itemsize
 
 
+def expanded_layer_bytes(setup: Setup) -> int:
+    """What a layer's 4-bit weights take in 16 bits, the adapter in their margins; else 0."""
+    if not setup.use_4bit:
+        return 0
+    each = (_padded(o + r) * _padded(i + r) for i, o, r in stacks(setup.shape, setup.lora))
+    return sum(each) * setup.itemsize
+
+
+def expanded_bytes(setup: Setup, policy: Policy) -> int:
+    """Of the layers whose weights the policy keeps in 16 bits beside those in 4."""
+    return expanded_layer_bytes(setup) * sum(one.expanded for one in policy.layers)
+
+
 def scratch_bytes(setup: Setup, savings: frozenset[Saving]) -> int:
     """What the layers share on CUDA: the backward's buffers, and what it recomputes into.
 
@@ -323,6 +336,7 @@ def memory_parts(setup: Setup, policy: Policy) -> tuple[MemoryPart, ...]:
     fixed = dequantised_bytes(setup) + WORKSPACE
     parts += [
         _part("staging", staging_bytes(setup, policy), "2 layers' saved tensors", "offload"),
+        _part("16-bit copies", expanded_bytes(setup, policy), "w·layers' weights", "frozen"),
         _part("weight buffer", fixed, "largest stack, cuBLAS 64 MiB", "frozen"),
         _part("backward", scratch_bytes(setup, savings), "T·w·buffers of a layer", "layer"),
         _part("attention", attention_bytes(setup), "T·(w(3Q+2K)+4Q+8·heads)", "attention"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Final
 
 from repotune.errors import DoesNotFit
@@ -11,7 +12,9 @@ from repotune.planning.memory import (
     STAGED_LAYERS,
     Device,
     Setup,
+    expanded_layer_bytes,
     moments_bytes,
+    packed_documents,
     saved_layer_bytes,
     shared_bytes,
 )
@@ -30,6 +33,8 @@ WORDS: Final[dict[Saving, str]] = {
 USABLE: Final[dict[Device, float]] = {"cpu": 0.85, "cuda": 0.92}
 """Share of the free memory that a run may plan with; the rest is for what else the system does. A
 GPU is shared with less, and the allocator's slack is a term of its own."""
+LEAST_TOKENS: Final = 256
+"""Of a pass that is proposed where more do not fit: shorter rows teach little."""
 HOST_SHARE: Final = 0.5
 """Of the free host memory, at most this much is pinned: what is pinned cannot be swapped."""
 
@@ -51,10 +56,9 @@ def choose_policy(
     if not gradient_checkpointing:
         if whole > budget:
             raise _does_not_fit(whole, free_bytes, setup, "Set gradient_checkpointing=True")
-        each = [LayerPolicy(saving="all")] * layers
-        return _policy(each, "gradient_checkpointing is off: nothing is recomputed")
+        return _whole(setup, budget - whole, "gradient_checkpointing is off: nothing is recomputed")
     if whole <= budget:
-        return _policy([LayerPolicy(saving="all")] * layers, "there is room to recompute nothing")
+        return _whole(setup, budget - whole, "there is room to recompute nothing")
     if found := _fitting(setup, budget, host_free_bytes):
         return found
     moments = moments_bytes(setup)
@@ -63,23 +67,35 @@ def choose_policy(
         reason = f"{found.reason[:-1]}; the optimizer's moments wait in host memory."
         return replace(found, reason=reason, optimizer_offloaded=True)
     need = needed_bytes(setup, host_free_bytes=host_free_bytes)
-    raise _does_not_fit(need, free_bytes, setup, _way_out(setup))
+    raise _does_not_fit(need, free_bytes, setup, _way_out(setup, budget, host_free_bytes))
 
 
 def needed_bytes(setup: Setup, *, host_free_bytes: int = 0) -> int:
-    """The least that a step needs: what layers save is on the host, as the optimizer's moments
-    are, if there is room."""
+    """The least that a step needs on the device: with as many layers' saved tensors on the host as
+    there is room for, and the optimizer's moments, where moving them away spares more."""
+    layers, moments = setup.shape.num_hidden_layers, moments_bytes(setup)
+    host = int(host_free_bytes * HOST_SHARE)
 
-    def need(saving: Saving) -> int:
-        layers, each = setup.shape.num_hidden_layers, _layer_bytes(setup, saving)
-        held, room, moments = layers, host_free_bytes * HOST_SHARE, moments_bytes(setup)
-        if layers * each <= room:
-            held, room = min(layers, STAGED_LAYERS), room - layers * each
-        spared = moments if moments <= room else 0
-        return _around(setup, {saving}) + held * each - spared
+    def need(saving: Saving, moved: int) -> int:
+        each = _layer_bytes(setup, saving)
+        away = min(layers, (host - moved) // each)
+        held = min(layers, layers - away + STAGED_LAYERS)
+        return _around(setup, {saving}) + held * each - moved
 
     # Where it is moved away, saving attention's output too may take less than computing it again.
-    return min(need("input"), need("outputs"))
+    tried = product(LEVELS[:2], (0, moments) if moments < host else (0,))
+    return min(need(saving, moved) for saving, moved in tried)
+
+
+def _whole(setup: Setup, spare_bytes: int, reason: str) -> Policy:
+    """Everything saved, and what is left of the memory spent on weights in 16 bits."""
+    layers, each = setup.shape.num_hidden_layers, expanded_layer_bytes(setup)
+    count = min(layers, spare_bytes // each) if each else 0
+    if count:
+        whose = "the weights" if count == layers else f"those of {count} of {layers} layers"
+        reason += f"; {whose} are kept in 16 bits too"
+    policies = [LayerPolicy(saving="all", expanded=index < count) for index in range(layers)]
+    return _policy(policies, reason)
 
 
 def _fitting(setup: Setup, budget: int, host_free_bytes: int) -> Policy | None:
@@ -151,10 +167,34 @@ def _policy(each: Sequence[LayerPolicy], reason: str) -> Policy:
     return Policy(layers=tuple(each), reason=f"{reason}.")
 
 
-def _way_out(setup: Setup) -> str:
-    if setup.device == "cpu":
-        return f"Lower max_seq_length below {setup.tokens}"
-    return f"Lower batch_size or max_seq_length, whose product is {setup.tokens:,}"
+def _way_out(setup: Setup, budget: int, host_free_bytes: int) -> str:
+    """The largest pass that would fit, else the smallest device that the smallest would."""
+    on_gpu = setup.device == "cuda"
+    what = "batch_size × max_seq_length" if on_gpu else "max_seq_length"
+    smaller = replace(setup, use_4bit=on_gpu)
+    quantise = "Set use_4bit=True" if smaller != setup else ""
+    tokens = setup.tokens
+    while tokens >= LEAST_TOKENS:
+        lower = f"lower {what} from {setup.tokens:,} to {tokens:,}" if tokens < setup.tokens else ""
+        for one, change in ((setup, ""), (smaller, quantise)):
+            if needed_bytes(_of(one, tokens), host_free_bytes=host_free_bytes) <= budget:
+                words = " and ".join(filter(None, (change, lower)))
+                return words[0].upper() + words[1:]
+        tokens //= 2
+    tokens = min(setup.tokens, LEAST_TOKENS)
+    least = needed_bytes(_of(smaller, tokens), host_free_bytes=host_free_bytes)
+    device = "a GPU" if on_gpu else "a computer"
+    return (
+        f"Even {tokens} tokens at a time need {least / GIB:.1f} GiB: use {device} with at least "
+        f"{least / USABLE[setup.device] / GIB:.1f} GiB free"
+    )
+
+
+def _of(setup: Setup, tokens: int) -> Setup:
+    """The same with ``tokens`` in flight; with fewer of them, in one row."""
+    if tokens == setup.tokens or setup.documents is None:
+        return replace(setup, tokens=tokens)
+    return replace(setup, tokens=tokens, documents=packed_documents(tokens, 1))
 
 
 def _does_not_fit(need: int, free: int, setup: Setup, way_out: str) -> DoesNotFit:

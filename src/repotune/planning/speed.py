@@ -42,6 +42,7 @@ ATTENTION_EDGE: Final = 470
 diagonal, what it does once a tile. Fitted to rows of 512 to 8,192 tokens."""
 CPU_ATTENTION_EDGE: Final = 230
 """The same of ``kernels.attention``, whose blocks are of 128 queries."""
+WIDE_HEAD: Final = 128
 FLASH: Final = 0.57
 """Flash attention's rate, of cuDNN's: 1.7 times slower (``kernels.triton.attention``)."""
 CPU_TRAFFIC: Final = 3
@@ -51,6 +52,9 @@ CPU_BESIDE: Final = 0.08
 tokens of the starter takes 643 ms by itself on 2 cores, about 700 in a run."""
 OPTIMIZER_TRAFFIC: Final = 2 * MASTER_BYTES + 4
 """Bytes per LoRA parameter and step: all state read and written, the compute copies remade."""
+SUM_OUTPUTS: Final = 256
+SUM_COLUMNS: Final = 16
+"""Of ``kernels.triton.adapters``: so many outputs are one part of a sum of so many columns."""
 FORWARD_SHARE: Final = 0.48
 """Of a step in which nothing is recomputed: 13.75 of 28.5 GFLOP a token."""
 
@@ -147,25 +151,38 @@ def attention_flops(setup: Setup, policy: Policy, row_tokens: int) -> float:
 
 
 def attention_rate(setup: Setup, rates: Rates) -> float:
-    """FLOP/s of the kernel that a row gets, see ``memory.attention_bytes``."""
-    flash = setup.device == "cuda" and uses_flash(setup)
-    return rates.attention_flops * (FLASH if flash else 1.0)
+    """FLOP/s of the kernel that a row gets, see ``memory.attention_bytes``.
+
+    A narrow head has fewer FLOPs for as many exponentials: with 64 columns about 0.7 of the rate.
+    """
+    if setup.device == "cpu":
+        return rates.attention_flops
+    narrow = min(1.0, setup.shape.head_dim / WIDE_HEAD) ** 0.5
+    return rates.attention_flops * narrow * (FLASH if uses_flash(setup) else 1.0)
 
 
 def lora_traffic(setup: Setup) -> float:
-    """Bytes per token: each stack's input and output are read twice by products of R columns."""
-    each = sum(2 * (inputs + outputs) for inputs, outputs, _ in stacks(setup.shape, setup.lora))
-    return setup.shape.num_hidden_layers * each * setup.itemsize
+    """Bytes per token: each stack's input is read twice by products of R columns, its output's
+    gradient once where both of its products are one pass, which leaves fp32 sums to add up."""
+    each = 0.0
+    for inputs, outputs, _ in stacks(setup.shape, setup.lora):
+        passes = 2 if setup.device == "cpu" else 1
+        each += setup.itemsize * (2 * inputs + passes * outputs)
+        if setup.device == "cuda":
+            each += 2 * 4 * max(SUM_COLUMNS, setup.lora.r) * outputs / SUM_OUTPUTS
+    return setup.shape.num_hidden_layers * each
 
 
 def elementwise_traffic(setup: Setup, policy: Policy) -> float:
     """Bytes per token that norms, residuals, rotations and SwiGLU read and write.
 
-    Forward 10D + 2(Q + K) + 2Q + 3I numbers, backward 12D + 2(Q + 2K) + 2Q + 6I, and what a layer
-    computes again. Loss: four passes over the logits.
+    Forward 10D + 2(Q + K) + 2Q + 3I numbers, backward 8D + 2(Q + 2K) + 2Q + 6I, and what a layer
+    computes again; on a CPU 4D more for norms that are written again. Loss: four passes over the
+    logits.
     """
     d, q, k, i = widths(setup.shape)
-    once = 10 * d + 2 * (q + k) + 2 * q + 3 * i + 12 * d + 2 * (q + 2 * k) + 2 * q + 6 * i
+    norms = 4 * d if setup.device == "cpu" else 0
+    once = 10 * d + 2 * (q + k) + 2 * q + 3 * i + 8 * d + norms + 2 * (q + 2 * k) + 2 * q + 6 * i
     mlp, projections = 2 * d + 3 * i, 2 * d + 2 * (q + k)
     again: dict[Saving, int] = {
         "all": 0,
@@ -178,10 +195,12 @@ def elementwise_traffic(setup: Setup, policy: Policy) -> float:
 
 
 def dequantised_traffic(setup: Setup, policy: Policy) -> float:
-    """Bytes per micro-batch: each use of a 4-bit weight reads it and writes it in 16 bits."""
+    """Bytes per micro-batch: each use of a 4-bit weight reads it and writes it in 16 bits, unless
+    it is kept in these, which only layers are that recompute nothing."""
     if not setup.use_4bit:
         return 0.0
-    used = 2 * linear_parameters(setup.shape) + recomputed_parameters(setup, policy)
+    kept = sum(one.expanded for one in policy.layers) / len(policy.layers)
+    used = 2 * (1 - kept) * linear_parameters(setup.shape) + recomputed_parameters(setup, policy)
     return used * (NF4_BYTES + setup.itemsize)
 
 

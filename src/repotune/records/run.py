@@ -190,16 +190,18 @@ Saving: TypeAlias = Literal["all", "attention", "outputs", "input"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPolicy:
-    """What happens to one layer's activations between forward and backward."""
+    """What happens to one layer's activations between forward and backward, and to its weights."""
 
     saving: Saving
     offloaded: bool = False
     """Whether they wait in host memory meanwhile."""
+    expanded: bool = False
+    """Whether 4-bit weights lie in device memory in 16 bits too, instead of for each use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What is done with each layer's activations between forward and backward."""
+    """What is done with each layer, and with the optimizer."""
 
     layers: tuple[LayerPolicy, ...]
     """One entry per layer."""

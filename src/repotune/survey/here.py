@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -96,7 +95,7 @@ def usable_gpu(
     """
     from repotune.machine.facts import TorchFacts
     from repotune.machine.fixes import driver_major, least_driver
-    from repotune.machine.graphics import has_kernels
+    from repotune.machine.graphics import has_kernels, held_by_others
 
     if driver is None or not driver.gpus:
         return None, [
@@ -125,7 +124,7 @@ def usable_gpu(
             f"PyTorch for CUDA {cuda} has no kernels for the {gpu.name}: `repotune doctor` says "
             f"which build has them, if any, and {to_mend}."
         ]
-    return gpu, _taken(gpu.memory_bytes, gpu.free_bytes, [one.name for one in gpu.processes])
+    return gpu, [note] if (note := held_by_others(gpu)) else []
 
 
 def torch_build() -> tuple[str, str]:
@@ -141,17 +140,6 @@ def torch_build() -> tuple[str, str]:
     version = re.search(r"^__version__ = '([^']*)'", text, re.MULTILINE)
     cuda = re.search(r"^cuda\b[^=\n]*= '([^']*)'", text, re.MULTILINE)
     return version[1] if version else "", cuda[1] if cuda else ""
-
-
-def _taken(total: int, free: int, processes: Iterable[str]) -> list[str]:
-    """A note where others hold more of the GPU than a desktop does."""
-    if free > 0.8 * total:
-        return []
-    names = ", ".join(dict.fromkeys(processes)) or "other processes"
-    return [
-        f"{(total - free) / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB are held by {names}: "
-        "end them to have it all."
-    ]
 
 
 def _cpu_flags() -> tuple[str, ...]:

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from repotune.kernels.nf4 import AdapterBlock
 
-_MOST_RANK = 64
+_MOST_RANK = 32
 """Of one module: what a program adds up lies in registers. Else matmuls do it."""
 _MOST_RANKS = 128
 """Of a stack, for the same reason."""
+_LEAST_WIDTH = 2048
+"""What is narrower stays in the cache between two products."""
 _OUTPUTS, _TOKENS = 256, 32
 """What a program reads at a time: 16 KiB, in three stages; as fast as any on an H100."""
 _SUM_TOKENS = 32
@@ -131,7 +133,7 @@ def adapter_gradients(
 ) -> None:
     """See ``plain.adapter_gradients``; of at most three blocks, whose values are contiguous."""
     rank = blocks[0].values.shape[1] if blocks else 0
-    if not 0 < rank <= _MOST_RANK:
+    if not 0 < rank <= _MOST_RANK or dy_TO.shape[1] < _LEAST_WIDTH:
         torch.mm(dy_TO, b_OR, out=g_TR)
         for one in blocks:
             add_product(one.values, dy_TO[:, one.rows].t(), tail_TR[:, one.columns], 1.0)
@@ -213,9 +215,11 @@ def add_normed_product(
     tokens, blocks = len(x_TK), triton.cdiv(width, _COLUMNS)
     if not ranks:
         return
-    if ranks > _MOST_RANKS:
-        normed_TK = (x_TK * rstd_T1).to(x_TK.dtype)
-        total_RK.addcmul_((g_TR.t() @ normed_TK).float(), w_K, value=factor)
+    if ranks > _MOST_RANKS or width < _LEAST_WIDTH:
+        normed_TK = torch.mul(x_TK, rstd_T1, out=x_TK.new_empty(x_TK.shape))
+        product_RK = torch.zeros_like(total_RK)
+        add_product(product_RK, g_TR.t(), normed_TK, 1.0)
+        total_RK.addcmul_(product_RK, w_K, value=factor)
         return
     padded = max(16, triton.next_power_of_2(ranks))
     chunk, chunks = _chunks(tokens, _ROWS, 2 * _programs(x_TK.device) // blocks)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from repotune.kernels.attention import Attended, Documents
+from repotune.kernels.triton.elementwise import copy_rows
 
 _aten = torch.ops.aten
 CUDNN_LEAST = 128
@@ -31,7 +32,7 @@ def flash_attention(
         q_TNH, k_KTH.transpose(0, 1), v_KTH.transpose(0, 1), documents.bounds, documents.bounds,
         documents.longest, documents.longest, 0.0, True, False, **_window(documents),
     )  # fmt: skip
-    return Attended(out_KTGH.copy_(_by_head(out, q_KTGH)), (lse, rng, unused))
+    return Attended(_put(out, out_KTGH), (lse, rng, unused))
 
 
 def flash_attention_backward(
@@ -59,7 +60,7 @@ def fastest_attention(
         q, k, v, None, True, 0.0, True, False
     )
     del cu_q, cu_k, max_q, max_k
-    return Attended(out_KTGH.copy_(_by_head(_flat(out), q_KTGH)), (lse, seed, offset))
+    return Attended(_put(_flat(out), out_KTGH), (lse, seed, offset))
 
 
 def fastest_attention_backward(
@@ -96,6 +97,12 @@ def _by_tokens(q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor) -> tuple[Tensor, Te
 def _by_token(x_KTGH: Tensor) -> Tensor:
     """[T, N, H], without a copy: heads lie side by side."""
     return torch.flatten(x_KTGH.transpose(0, 1), 1, 2)
+
+
+def _put(x_TNH: Tensor, out_KTGH: Tensor) -> Tensor:
+    """Write into ``out``, whose rows are tokens as those of x; return it."""
+    copy_rows(torch.flatten(x_TNH, 1), torch.flatten(_by_token(out_KTGH), 1))
+    return out_KTGH
 
 
 def _by_head(x_TNH: Tensor, like_KTGH: Tensor) -> Tensor:
