@@ -9,7 +9,7 @@ DEMO_PACKAGE ?= transformers
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13 $(wildcard $(HOME)/.pyenv/versions/3.1[0-3].*/bin/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-faults test-gpu test-resolve lint bench docs clean
+.PHONY: help setup demo test test-slow test-faults test-faults-gpu test-gpu test-resolve lint bench docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' Makefile | awk -F'#' '{printf "%-20s %s\n", $$1, $$2}'
@@ -38,10 +38,13 @@ test-slow: setup ## pass the tests that take longer
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 test-faults: setup ## kill runs, let the disk fail, damage checkpoints: in full numbers
-	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python -m pytest -m "faults and not gpu" tests/faults
+
+test-faults-gpu: setup ## kill runs on a CUDA device
+	$(BIN)/python -m pytest -m "faults and gpu" tests/faults
 
 test-gpu: setup ## pass the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m "gpu and not faults"
 
 test-resolve: ## show that pip can resolve constraints.txt on every Python of this machine
 	@for python in $(PYTHONS); do \

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,12 +16,24 @@ from safetensors.torch import load_file
 
 from repotune import FineTuningConfig, complete, evaluate, resume, tune
 from repotune.cli import main
-from repotune.errors import CorpusError, DiskFull, Interrupted, ModelError, RunError, UsageError
+from repotune.errors import (
+    CorpusError,
+    DiskFull,
+    DoesNotFit,
+    Interrupted,
+    ModelError,
+    RunError,
+    UsageError,
+)
 from repotune.events import CheckpointSaved, Notice, StepDone
 from repotune.forecast import SIZE_FIELDS
+from repotune.job import settle
 from repotune.machine import find_device, identify, read_outcomes, read_rates
+from repotune.model import Decoder
 from repotune.pipeline import Location
+from repotune.planning.policy import USABLE, needed_bytes
 from repotune.runs import RunFolder, open_run
+from repotune.sandbox import unavailable
 
 
 def settings(base, output_dir, **changes):
@@ -253,6 +266,32 @@ def test_a_run_goes_on_with_another_cut_of_the_same_global_batch(
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-7)
 
 
+def test_a_run_that_no_longer_fits_goes_on_with_checkpointing_and_nothing_changes(
+    finished, source_tree, tiny_model, tmp_path, monkeypatch
+):
+    result, _ = finished
+    folder = tmp_path / "run"
+
+    def press_at_three(event):
+        if isinstance(event, StepDone) and event.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    config = settings(tiny_model, folder, gradient_checkpointing=False)
+    tune(source_tree, config, emit=press_at_three)
+    job = settle(open_run(folder).state(), print)
+    least = int(needed_bytes(job.setup) / USABLE[job.device]) + 2**16
+    machine = replace(job.machine, ram_free_bytes=least, gpu_free_bytes=least)
+    monkeypatch.setattr("repotune.machine.probe", lambda: machine)
+    with pytest.raises(DoesNotFit, match="Set gradient_checkpointing to true, as --resume"):
+        resume(folder)
+    assert main(["tune", "--resume", str(folder), "--gradient-checkpointing"]) == 0
+    facts = open_run(folder).state().facts
+    assert any(layer["saving"] != "all" for layer in facts["policy"]["layers"])
+    ours = load_file(folder / "adapter" / "adapter_model.safetensors")
+    theirs = load_file(Path(result.run) / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_what_breaks_in_the_rehearsal_costs_no_hours(
     source_tree, tiny_model, tmp_path, monkeypatch
 ):
@@ -275,6 +314,29 @@ def test_what_breaks_in_the_rehearsal_costs_no_hours(
     assert any("trained, saved, resumed, exported" in getattr(e, "summary", "") for e in events)
 
 
+def test_what_the_rehearsal_healed_is_not_healed_again(
+    source_tree, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("repotune.stages.rehearsal.LONG_HOURS", 0.0)
+    monkeypatch.setattr("repotune.stages.tuning.lower_policy", lambda job, tokens, than: None)
+    real = Decoder.loss_and_grad
+
+    def no_room_for_512(decoder, row, **options):
+        if len(row.input_ids) > 256:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(decoder, row, **options)
+
+    monkeypatch.setattr(Decoder, "loss_and_grad", no_room_for_512)
+    sizes = {"max_seq_length": 512, "batch_size": 1, "max_steps": 2}
+    config = settings(
+        tiny_model, tmp_path / "run", allow_shorter_rows=True, evaluate=False, **sizes
+    )
+    assert tune(source_tree, config).steps == 2
+    facts = open_run(tmp_path / "run").state().facts
+    assert [one["stage"] for one in facts["healed"]] == ["rehearsal"]
+    assert (facts["training"]["passes"]["rows"], facts["training"]["passes"]["cuts"]) == (1, 2)
+
+
 def test_a_disk_without_room_is_said_before_the_tree_is_read(
     source_tree, tiny_model, tmp_path, monkeypatch
 ):
@@ -295,9 +357,26 @@ def test_the_runs_configuration_serves_for_another_run(finished, tmp_path):
 
 def test_evaluating_again_gives_the_same_figures(finished):
     result, _ = finished
-    assert evaluate(result.run) == result.evaluation
-    fewer = evaluate(result.run, eval_max_tokens=500)
+    assert evaluate(result.run, tasks=False) == result.evaluation
+    fewer = evaluate(result.run, eval_max_tokens=500, tasks=False)
     assert 0 < fewer.tokens <= 500
+
+
+def test_a_training_ends_with_the_standard_library_and_without_tasks(finished):
+    result, _ = finished
+    assert result.evaluation.forgetting.library.files >= 6
+    assert result.evaluation.forgetting.tasks == ()
+
+
+@pytest.mark.slow
+def test_an_evaluation_lets_both_models_solve_tasks(finished):
+    result, _ = finished
+    forgetting = evaluate(result.run).forgetting
+    assert forgetting.library == result.evaluation.forgetting.library
+    if unavailable() is None:
+        assert [one.tasks for one in forgetting.tasks] == [24, 48]
+    else:
+        assert len(forgetting.not_measured) == 2
 
 
 def test_a_completion_at_a_cursor_of_the_tree(finished, source_tree):

@@ -198,6 +198,11 @@ class FineTuningConfig(BaseModel):
         description="Before a run of more than 10 minutes, go the whole way in small: five steps, "
         "save, resume, export, load, complete.",
     )
+    deterministic: bool = Field(
+        default=False,
+        description="On a GPU, take only operations that give the same bits each time, which is "
+        "slower; on a CPU they always do.",
+    )
     keep_vendored: bool = Field(
         default=False, description="Also learn from vendored and generated code."
     )

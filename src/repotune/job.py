@@ -30,7 +30,7 @@ ROWS_MULTIPLE = 8
 SLOW_FP16 = "A processor emulates fp16, up to a hundred times slower than fp32"
 NOT_IN_FINGERPRINT = (
     "output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model", "rehearsal",
-    "eval_steps", "early_stopping_patience", "allow_shorter_rows",
+    "eval_steps", "early_stopping_patience", "allow_shorter_rows", "gradient_checkpointing",
     "batch_size", "gradient_accumulation_steps", "fim_tokens",
 )  # fmt: skip
 """Settings that change no step: a run may be resumed where these differ. Of the batch's two only
@@ -105,6 +105,8 @@ class Job:
             device=self.device,
             use_4bit=self.use_4bit,
             documents=packed_documents(tokens, rows),
+            longest=self.config.max_seq_length,
+            plain=not (self.machine.has_fused_kernels and self.precision != "fp32"),
         )
 
     @property
@@ -272,15 +274,18 @@ def _kept_bytes(job: Job, tokens: int, policy: Policy) -> int:
     return moments + expanded_bytes(setup, policy) + sum(
         saved_layer_bytes(
             job.shape, job.lora, layer.saving, tokens=tokens, itemsize=setup.itemsize,
-            device=job.device,
+            is_fused=setup.is_fused,
         )
         for layer in policy.layers
         if not layer.offloaded
     )  # fmt: skip
 
 
-def load_decoder(job: Job, emit: Emit) -> Decoder:
-    """The base model with a fresh adapter, on the job's device."""
+def load_decoder(job: Job, emit: Emit, *, keep_quantised: bool = True) -> Decoder:
+    """The base model with a fresh adapter, on the job's device.
+
+    ``keep_quantised``: 4-bit weights that are made are kept on disk for later runs.
+    """
     import torch
 
     from repotune.kernels import fastest_ops
@@ -292,9 +297,10 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
         cap_gpu()
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     dtype = dtypes[job.precision]
-    ops, note = fastest_ops(torch.device(job.device), dtype)
+    ops, note = fastest_ops(torch.device(job.device), dtype, deterministic=job.config.deterministic)
     if note is not None:
         emit(Notice(message=note))
+    quantised = quantised_folder(job.base, job.precision)
     return Decoder(
         job.weights(),
         lora=job.lora,
@@ -303,7 +309,7 @@ def load_decoder(job: Job, emit: Emit) -> Decoder:
         seed=job.config.seed,
         ops=ops,
         use_4bit=job.use_4bit,
-        quantised=QuantisedLayers(quantised_folder(job.base, job.precision), emit),
+        quantised=QuantisedLayers(quantised, emit, keeps=keep_quantised),
     )
 
 

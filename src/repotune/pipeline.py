@@ -37,6 +37,7 @@ from repotune.records import (
     Completion,
     Evaluation,
     Outcome,
+    Passes,
     Plan,
     Policy,
     RowsSummary,
@@ -137,14 +138,16 @@ def _offer_unfinished(root: Path, runs_folder: Path, config: FineTuningConfig) -
 
 def resume(
     run: str | Path, *, batch_size: int | None = None,
-    gradient_accumulation_steps: int | None = None, emit: Emit = ignore,
+    gradient_accumulation_steps: int | None = None,
+    gradient_checkpointing: bool | None = None, emit: Emit = ignore,
 ) -> RunResult:  # fmt: skip
     """Go on with a run from its newest whole checkpoint, or from step 0 if it has none.
 
     ``batch_size`` and ``gradient_accumulation_steps`` may be others than before as long as their
-    product, the global batch, stays: memory and time change, the result does not. Of a finished
-    run whose adapter is damaged or gone, that is written again. Raises RunError if there is no such
-    run, or it is finished and whole, UsageError for another global batch.
+    product, the global batch, stays, and so may ``gradient_checkpointing``: memory and time change,
+    the result does not. Of a finished run whose adapter is damaged or gone, that is written again.
+    Raises RunError if there is no such run, or it is finished and whole, UsageError for another
+    global batch.
     """
     folder = find_run(run, Path.cwd())
     if folder.state().status == "finished" and folder.is_whole(folder.adapter):
@@ -152,9 +155,10 @@ def resume(
             f"{folder.path} is finished, and there is nothing to go on with: "
             f"see it again with `repotune evaluate {folder.path}`, or start a new run."
         )
-    sizes = {
+    changes = {
         "batch_size": batch_size,
         "gradient_accumulation_steps": gradient_accumulation_steps,
+        "gradient_checkpointing": gradient_checkpointing,
     }
     old = FineTuningConfig(**folder.state().config)
     if folder.config_text() != _reusable(old):
@@ -165,15 +169,15 @@ def resume(
                 "--config."
             )
         )
-    config = _resized(old, {name: size for name, size in sizes.items() if size is not None})
+    config = _changed(old, {name: one for name, one in changes.items() if one is not None})
     return _work(folder, emit, config)
 
 
-def _resized(old: FineTuningConfig, sizes: dict[str, int]) -> FineTuningConfig | None:
-    """The run's configuration with other ``sizes``; None without any."""
-    if not sizes:
+def _changed(old: FineTuningConfig, changes: dict[str, int]) -> FineTuningConfig | None:
+    """The run's configuration with ``changes``; None without any."""
+    if not changes:
         return None
-    new = old.merged(sizes)
+    new = old.merged(changes)
     before = old.batch_size * old.gradient_accumulation_steps
     after = new.batch_size * new.gradient_accumulation_steps
     if before != after:
@@ -185,19 +189,21 @@ def _resized(old: FineTuningConfig, sizes: dict[str, int]) -> FineTuningConfig |
 
 
 def evaluate(
-    run: str | Path, *, eval_max_tokens: int | None = None, emit: Emit = ignore
-) -> Evaluation:
+    run: str | Path, *, eval_max_tokens: int | None = None, tasks: bool = True,
+    emit: Emit = ignore,
+) -> Evaluation:  # fmt: skip
     """Compare base and tuned on a finished run's held-out files, and write ``evaluation.json``.
 
-    ``eval_max_tokens`` goes before the run's own setting. Raises RunError if the run has no
-    adapter yet, or held nothing out.
+    ``eval_max_tokens`` goes before the run's own setting. ``tasks``: also let both solve HumanEval,
+    whose solutions run in a sandbox. Raises RunError if the run has no adapter yet, or held nothing
+    out.
     """
     from repotune.stages import compare, open_tuned
 
     folder = find_run(run, Path.cwd())
     with folder.locked():
         job, decoder = open_tuned(folder, emit)
-        return compare(folder, job, decoder, eval_max_tokens, emit)
+        return compare(folder, job, decoder, eval_max_tokens, tasks=tasks, emit=emit)
 
 
 def complete(
@@ -264,15 +270,16 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
     job = settle(folder.state(), emit)
     folder.update(facts=job.facts)
     policy = plan_policy(job)  # before the tree is read: what does not fit is said at once
+    passes = Passes(policy=policy, rows=job.rows_per_pass)
     folder.update(facts={"policy": asdict(policy)})
-    stages.check_room(folder, job)
+    keep_quantised = stages.check_room(folder, job, emit)
     rows = stages.prepare_rows(folder, job, emit)
     planned = _plan(folder, job, rows.summary, policy, emit)
     meter = Meter(Peak(job.device), emit)
-    decoder = load_decoder(job, emit)
+    decoder = load_decoder(job, emit, keep_quantised=keep_quantised)
     if stages.is_worth_it(folder, job, rows, planned and planned[0]):
-        stages.rehearse(folder, job, decoder, rows, policy, emit)
-    trained = stages.train_on(folder, job, decoder, rows, policy, meter)
+        passes = stages.rehearse(folder, job, decoder, rows, passes, emit)
+    trained = stages.train_on(folder, job, decoder, rows, passes, meter)
     took = _record(folder, planned, meter, emit)
     folder.update(facts={"training": _training_facts(folder, trained)})
     evaluation = None
@@ -280,7 +287,7 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
         stages.export(folder, job, decoder)
         if job.config.evaluate:
             decoder.release()  # what the training keeps from row to row, the evaluation can use
-            evaluation = stages.compare(folder, job, decoder, None, emit)
+            evaluation = stages.compare(folder, job, decoder, None, tasks=False, emit=emit)
     folder.update(status="interrupted" if trained.interrupted else "finished")
     return RunResult(
         run=str(folder.path),

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from repotune.errors import CorpusError, RunError
-from repotune.evaluation import evaluate, read_evaluation, write_evaluation
+from repotune.evaluation import evaluate, read_evaluation, with_forgetting, write_evaluation
 from repotune.events import Notice, StageDone, StageProgress, StageStarted
-from repotune.records import LoraSpec
+from repotune.records import Forgetting, Interval, LibraryFigures, LoraSpec, TaskFigures
 
 from .tiny import (
     BYTES,
@@ -25,6 +25,20 @@ from .tiny import (
 DOCUMENTS = [
     document(f"{i:02}.py", "".join(f"name{n} = {n * i}\n" for n in range(9 + i))) for i in range(8)
 ]
+
+FORGETTING = Forgetting(
+    library=LibraryFigures(
+        files=24, near_duplicates=2, bytes_scored=48_000, base_bits_per_byte=1.0,
+        tuned_bits_per_byte=1.03, difference=Interval(value=0.03, low=0.01, high=0.05),
+    ),
+    tasks=(
+        TaskFigures(
+            name="human_eval", tasks=24, available=164, base_passed=5, tuned_passed=4, lost=2,
+            won=1, p_value=1.0,
+        ),
+    ),
+    not_measured=("HumanEval's infilling was left out.",),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +159,10 @@ def test_an_evaluation_is_read_as_it_was_written(tokenizer, folder, tmp_path):
     path = tmp_path / "evaluation.json"
     write_evaluation(path, found)
     assert read_evaluation(path) == found
+    for forgetting in (FORGETTING, replace(FORGETTING, library=None, tasks=())):
+        write_evaluation(path, with_forgetting(found, forgetting))
+        assert read_evaluation(path) == with_forgetting(found, forgetting)
+    write_evaluation(path, found)
     assert json.loads(path.read_text(encoding="utf-8"))["difference"]["low"] == found.difference.low
     assert [p.name for p in tmp_path.iterdir()] == ["evaluation.json"]
 
@@ -156,7 +174,7 @@ def test_an_evaluation_of_an_older_version_is_read_and_judged(tokenizer, folder,
     path = tmp_path / "evaluation.json"
     write_evaluation(path, found)
     old = json.loads(path.read_text(encoding="utf-8"))
-    for new in ("names", "name_recall", "line_differences", "groups", "judgement"):
+    for new in ("names", "name_recall", "line_differences", "groups", "judgement", "forgetting"):
         del old[new]
     for one in old["completions"]:
         del one["names"]

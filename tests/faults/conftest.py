@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,29 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(
+def start_runs(
     tiny_model: Path, source_tree: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Runs]:
+) -> Iterator[Callable[[], Runs]]:
+    """Starts servers, which work side by side."""
     tree = tmp_path_factory.mktemp("few-files")
     shutil.copytree(source_tree / "json", tree / "json")
     shutil.copytree(source_tree / "html", tree / "html")
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(SERVER), str(tiny_model), str(tree)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        yield Runs(process, tmp_path_factory.mktemp("runs"))
-        process.kill()
+    command = [sys.executable, "-W", "ignore", str(SERVER), str(tiny_model), str(tree)]
+    with ExitStack() as stack:
+
+        def start() -> Runs:
+            process = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(process.kill)
+            return Runs(process, tmp_path_factory.mktemp("runs"))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def runs(start_runs: Callable[[], Runs]) -> Runs:
+    return start_runs()
 
 
 @pytest.fixture

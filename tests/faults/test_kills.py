@@ -31,12 +31,23 @@ def undisturbed(runs):
     return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
-def kill(runs, chance, folder, tally):
-    """One kill, half of them at a call of a save, half at any time; whether it came in time."""
-    if chance.random() < 0.5:
-        answer = runs.do(folder, kill_call=chance.randint(1, CALLS_OF_THREE_SAVES))
-    else:
-        answer = runs.do(folder, kill_after=chance.random() * SECONDS_OF_A_RUN)
+@dataclass
+class Chance:
+    """Where a kill falls: half of them at a call of a save, half at any time."""
+
+    random: random.Random
+    seconds: float = SECONDS_OF_A_RUN
+    since: str = "kill_after"
+
+    def pick(self):
+        if self.random.random() < 0.5:
+            return {"kill_call": self.random.randint(1, CALLS_OF_THREE_SAVES)}
+        return {self.since: self.random.random() * self.seconds}
+
+
+def kill(runs, chance, folder, tally, settings):
+    """One kill; whether it came in time."""
+    answer = runs.do(folder, settings=settings, **chance.pick())
     if "is finished, and there is nothing to go on with" in answer["error"]:
         return False  # the kill before fell after its last word was written
     assert not answer["error"]
@@ -54,16 +65,17 @@ def newest(folder):
     return max((int(path.name.removeprefix("step-")) for path in found), default=0)
 
 
-def kill_and_go_on(runs, undisturbed, *, kills):
-    chance, tally = random.Random(11), Tally()
+def kill_and_go_on(runs, undisturbed, *, kills, chance=None, settings=None):
+    chance, tally = chance or Chance(random.Random(11)), Tally()
     while tally.kills < kills:
         folder, reached = runs.new_folder(), 0
-        while tally.kills < kills and kill(runs, chance, folder, tally):
+        while tally.kills < kills and kill(runs, chance, folder, tally, settings or {}):
             step = newest(folder)
             assert step >= reached  # nothing that was saved is lost
             reached = step
         if not (folder / "adapter").exists():
-            assert runs.do(folder)["code"] == 0
+            # Killed before its folder was there, it begins.
+            assert runs.do(folder, settings=settings or {})["code"] == 0
         ours = load_file(folder / "adapter" / "adapter_model.safetensors")
         assert ours.keys() == undisturbed.keys()
         assert all(torch.equal(ours[name], undisturbed[name]) for name in ours)

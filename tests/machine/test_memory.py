@@ -2,9 +2,11 @@
 
 import sys
 
+import pytest
 import torch
 
-from repotune.machine import Peak, prepare_gpu
+from repotune.errors import UsageError
+from repotune.machine import Peak, deterministic_gpu, prepare_gpu
 
 MIB = 2**20
 
@@ -31,3 +33,35 @@ def test_the_allocator_is_set_up_more_than_once_without_harm():
     prepare_gpu()
     prepare_gpu()
     assert torch.ones(3).sum() == 3
+
+
+def test_deterministic_operations_are_for_gpus_and_end_with_the_block(monkeypatch):
+    on_gpu = torch.cuda.is_available()
+    with deterministic_gpu(True):
+        assert torch.are_deterministic_algorithms_enabled() == on_gpu
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("repotune.machine.memory._refuse_a_cublas_that_varies", lambda: None)
+    with deterministic_gpu(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+
+    def broken():
+        with deterministic_gpu(True):
+            assert torch.are_deterministic_algorithms_enabled()
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        broken()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_cublas_that_was_not_told_is_one_sentence(monkeypatch):
+    def refuse(a, b):
+        raise RuntimeError("... set CUBLAS_WORKSPACE_CONFIG=:4096:8 or :16:8 ...")
+
+    one = torch.ones(1, 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", lambda *size, device: one)
+    monkeypatch.setattr(torch, "mm", refuse)
+    with pytest.raises(UsageError, match="CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment"):
+        deterministic_gpu(True).__enter__()
+    assert not torch.are_deterministic_algorithms_enabled()

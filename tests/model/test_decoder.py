@@ -315,6 +315,37 @@ def test_gradients_accumulate_and_scale(tiny):
         assert relative(tensor.grad, once[name]) < 1e-6
 
 
+def test_a_row_may_be_broken_off_between_any_two_layers(tiny):
+    class Enough(Exception):
+        pass
+
+    row, called = random_row(), []
+    _, whole = gradients(tiny, row)
+
+    def break_off_at(call):
+        called.clear()
+
+        def between_layers():
+            called.append(True)
+            if len(called) == call:
+                raise Enough
+
+        return between_layers
+
+    options = {"scale": 1.0, "policy": keep(tiny), "dropout_seed": None}
+    layers = len(tiny.layers)
+    for call in range(1, 2 * layers + 1):
+        with pytest.raises(Enough):
+            tiny.loss_and_grad(row, between_layers=break_off_at(call), **options)
+        tiny.release()
+        _, again = gradients(tiny, row)
+        assert all(torch.equal(again[name], whole[name]) for name in whole)
+    tiny.loss_and_grad(row, between_layers=break_off_at(0), **options)
+    assert len(called) == 2 * layers
+    with pytest.raises(Enough):
+        tiny.token_losses(row, adapted=True, between_layers=break_off_at(layers))
+
+
 def test_a_new_adapter_is_the_identity(tmp_path):
     reference_model("llama-2 (MHA)").save_pretrained(tmp_path)
     ours = load(tmp_path)

@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from repotune.kernels import PLAIN, PLAIN_GPU, fastest_ops
+from repotune.machine import deterministic_gpu
 from repotune.model import Decoder
 from repotune.model.weights import tensor_shapes
 from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Policy, Row, Shape
@@ -46,9 +47,8 @@ class RandomWeights:
 @pytest.fixture
 def deterministic():
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    with deterministic_gpu(True):
+        yield
 
 
 def decoder(of=None, *, ops=None, dtype=torch.bfloat16, use_4bit=False, lora=LORA):

@@ -1,5 +1,6 @@
 """What is kept of a quantised model is what quantising it again gives."""
 
+import errno
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from repotune.errors import ModelError
 from repotune.events import Notice
 from repotune.model import Decoder, QuantisedLayers
+from repotune.model import quantised as quantised_room
 from repotune.model.weights import tensor_shapes
 from repotune.records import LINEAR_MODULES, LoraSpec, Shape
 
@@ -89,6 +91,37 @@ def test_a_disk_that_refuses_costs_the_cache_and_not_the_run(tmp_path):
     assert len(notices) == 1
     assert isinstance(notices[0], Notice)
     assert "goes on without it" in notices[0].message
+
+
+def test_a_disk_that_fills_up_gets_back_what_the_cache_took(tmp_path, monkeypatch):
+    real = quantised_room.write_durably
+
+    def full_at_the_second_layer(path, data):
+        if "layer-001" in path.name:
+            path.write_bytes(data[:9])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(quantised_room, "write_durably", full_at_the_second_layer)
+    notices = []
+    _, logits = load(tmp_path / "kept", notices.append)
+    assert list((tmp_path / "kept").iterdir()) == []
+    assert len(notices) == 1
+    assert "The disk is full" in notices[0].message
+    assert torch.equal(logits, load(tmp_path / "absent", quantised=False)[1])
+
+
+def test_where_nothing_is_to_be_kept_what_is_there_is_read_all_the_same(tmp_path):
+    layers = QuantisedLayers(tmp_path / "kept", print, keeps=False)
+    options = {"lora": LORA, "dtype": torch.float32, "use_4bit": True}
+    Decoder(Counting(), quantised=layers, **options)
+    assert not (tmp_path / "kept").exists()
+    assert layers.count() == 0
+    load(tmp_path / "kept")
+    assert layers.count() == 2
+    again = Counting()
+    Decoder(again, quantised=layers, **options)
+    assert again.linears_read() == 0
 
 
 def test_a_width_that_is_no_whole_number_of_blocks_is_a_sentence():

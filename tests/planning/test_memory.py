@@ -20,7 +20,7 @@ ALLOCATED = [
     (1, 1024, "all", 7.479),
 ]
 """GiB, torch.cuda.max_memory_allocated of the engine at the CodeLlama-7B shape, 2026-11-26."""
-RESERVED = [(4, 2048, "outputs", 11.88), (4, 2048, "attention", 17.88), (4, 2048, "all", 28.59)]
+RESERVED = [(4, 2048, "outputs", 11.70), (4, 2048, "attention", 17.70), (4, 2048, "all", 28.40)]
 
 
 def peak(one, levels):

@@ -3,7 +3,16 @@
 from dataclasses import replace
 
 from repotune.evaluation.verdict import judge
-from repotune.records import Completion, CorpusSummary, Evaluation, GroupFigures, Interval
+from repotune.records import (
+    Completion,
+    CorpusSummary,
+    Evaluation,
+    Forgetting,
+    GroupFigures,
+    Interval,
+    LibraryFigures,
+    TaskFigures,
+)
 from repotune.report import Contents, LanguageTally, parse_metrics
 from repotune.runs import RunState
 
@@ -42,6 +51,19 @@ _JUDGED = Evaluation(
             base_bits_per_byte=1.25, tuned_bits_per_byte=1.0, difference=None,
         ),
     ),
+    forgetting=Forgetting(
+        library=LibraryFigures(
+            files=24, near_duplicates=2, bytes_scored=48_000, base_bits_per_byte=1.0,
+            tuned_bits_per_byte=1.01, difference=Interval(value=0.01, low=0.005, high=0.015),
+        ),
+        tasks=(
+            TaskFigures(
+                name="human_eval", tasks=164, available=164, base_passed=40, tuned_passed=38,
+                lost=5, won=3, p_value=0.727,
+            ),
+        ),
+        not_measured=("HumanEval's infilling was left out.",),
+    ),
 )  # fmt: skip
 EVALUATION = replace(_JUDGED, judgement=judge(_JUDGED))
 
@@ -60,6 +82,10 @@ STATE = RunState(
             "hours": {"low": 0.01, "expected": 0.02, "high": 0.03},
         },
         "outcome": {"measured_peak_bytes": 5 * 2**29, "measured_tokens_per_second": 100.0},
+        "healed": [
+            {"stage": "rehearsal", "step": 1, "remedy": "less is kept"},
+            {"stage": "training", "step": 7, "remedy": "fewer rows a pass"},
+        ],
         "training": {"best_step": 20, "heldout_loss": 1.5, "stopped_early": True},
     },
 )  # fmt: skip

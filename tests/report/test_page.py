@@ -18,6 +18,8 @@ from repotune.report import curves, texts, to_html
 
 from .runs import BARE, EVALUATION, HOSTILE, RUN
 
+FORGETTING = EVALUATION.forgetting
+LIBRARY = FORGETTING.library
 VOID = {"meta", "br", "hr", "img", "path", "use", "rect"}
 
 
@@ -90,8 +92,10 @@ def test_the_verdict_comes_first_and_every_figure_is_there():
     assert html.index('id="verdict"') < html.index('id="figures"') < html.index('id="curves"')
     for said in (
         "Better: ship it", "-0.2500 (-0.3000 – -0.2000)", "+25.0 pp (+10.0 – +40.0)",
+        "What was forgotten", "+1.0%; +0.0100 (+0.0050 – +0.0150)", "40 / 164", "38 / 164",
+        "5 lost, 3 won, p = 0.727", "Not everything was measured (1)",
         "10.0% → 30.0%", "14 of 20 files kept", "Secrets replaced by placeholders: 3",
-        "2.00 (1.00 – 3.00)", "Step 7, memory ran out",
+        "2.00 (1.00 – 3.00)", "Step 7, memory ran out", "In the rehearsal, memory ran out",
         "The weights of step 20 were exported", "cd" * 32, "ab" * 32, "--config config.toml",
     ):  # fmt: skip
         assert said in words, said
@@ -104,6 +108,8 @@ def test_korean_says_the_same_in_korean():
         "좋아졌습니다. 쓰세요",
         "생성된 코드",
         "평가용 코드",
+        "잊은 것",
+        "잃음 5, 얻음 3",
         "자리표시자로 바꾼 비밀값: 3개",
     ):
         assert said in words
@@ -149,6 +155,7 @@ def test_every_ruling_has_its_words(lang):
         {}, {"files": 3}, {"difference": Interval(value=0.2, low=0.1, high=0.3)},
         {"difference": Interval(value=0.0, low=-0.1, high=0.1)},
         {"line_differences": {"name_recall": Interval(value=-0.2, low=-0.3, high=-0.1)}},
+        {"forgetting": replace(FORGETTING, library=replace(LIBRARY, tuned_bits_per_byte=1.5))},
     ):  # fmt: skip
         evaluation = replace(EVALUATION, **changes)
         judgement = judge(evaluation)

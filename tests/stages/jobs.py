@@ -6,7 +6,7 @@ from pathlib import Path
 from repotune import FineTuningConfig
 from repotune.job import Job, load_decoder, plan_policy, settle
 from repotune.model import Decoder
-from repotune.records import Policy
+from repotune.records import Passes
 from repotune.runs import RunFolder, create_run
 from repotune.stages import prepare_rows
 from repotune.tokens import RowStore
@@ -42,7 +42,7 @@ class Ready:
     folder: RunFolder
     job: Job
     rows: RowStore
-    policy: Policy
+    passes: Passes
     decoder: Decoder
 
 
@@ -51,7 +51,8 @@ def ready(path: Path, tree: Path, model: Path, **changes) -> Ready:
     job = settle(folder.state(), nothing)
     folder.update(facts=job.facts)
     return Ready(
-        folder=folder, job=job, rows=prepare_rows(folder, job, nothing), policy=plan_policy(job),
+        folder=folder, job=job, rows=prepare_rows(folder, job, nothing),
+        passes=Passes(policy=plan_policy(job), rows=job.rows_per_pass),
         decoder=load_decoder(job, nothing),
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ def one(tmp_path, source_tree, tiny_model):
 
 
 def go(one, emit=nothing):
-    rehearse(one.folder, one.job, one.decoder, one.rows, one.policy, emit)
+    rehearse(one.folder, one.job, one.decoder, one.rows, one.passes, emit)
 
 
 def copy(decoder):
@@ -42,7 +42,7 @@ def test_a_run_after_it_is_the_run_without_it(one, tmp_path, source_tree, tiny_m
     go(one)
     other = ready(tmp_path / "other", source_tree, tiny_model)
     for each in (one, other):
-        train_on(each.folder, each.job, each.decoder, each.rows, each.policy, nothing)
+        train_on(each.folder, each.job, each.decoder, each.rows, each.passes, nothing)
     for name, tensor in one.decoder.lora_state().items():
         assert torch.equal(tensor, other.decoder.lora_state()[name])
 
@@ -96,6 +96,33 @@ def test_only_long_runs_that_begin_are_rehearsed(one, tmp_path, source_tree, tin
     assert not is_worth_it(unwanted.folder, unwanted.job, unwanted.rows, hours(0.2))
     (one.folder.checkpoints / "step-000002").mkdir(parents=True)
     assert not is_worth_it(one.folder, one.job, one.rows, hours(0.2))
+
+
+def test_what_it_healed_the_run_begins_with(tmp_path, source_tree, tiny_model, monkeypatch):
+    changes = {"max_seq_length": 512, "allow_shorter_rows": True}
+    one = ready(tmp_path / "run", source_tree, tiny_model, **changes)
+    monkeypatch.setattr("repotune.stages.tuning.lower_policy", lambda job, tokens, than: None)
+    real, sizes, events = one.decoder.loss_and_grad, [], []
+
+    def no_room_for_512(row, **options):
+        sizes.append(len(row.input_ids))
+        if len(row.input_ids) > 256:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(row, **options)
+
+    monkeypatch.setattr(one.decoder, "loss_and_grad", no_room_for_512)
+    allowed = rehearse(one.folder, one.job, one.decoder, one.rows, one.passes, events.append)
+    assert (allowed.rows, allowed.cuts) == (1, 2)
+    assert sizes[0] == 512
+    assert set(sizes[1:]) == {256}  # once, although it resumes on the way
+    (fact,) = one.folder.state().facts["healed"]
+    assert (fact["stage"], fact["tokens_per_pass"]) == ("rehearsal", 256)
+    said = [event.message for event in events if isinstance(event, Notice)]
+    assert any("begins with what fitted in the rehearsal: 1 × 256 tokens" in one for one in said)
+    sizes.clear()
+    done = train_on(one.folder, one.job, one.decoder, one.rows, allowed, events.append)
+    assert done.passes == allowed
+    assert set(sizes) == {256}  # it does not run out of memory again
 
 
 def test_notices_of_the_training_are_passed_on(one, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 
 from repotune.errors import DiskFull
 from repotune.job import settle
+from repotune.planning import weight_bytes
 from repotune.stages import check_room
 
 from .jobs import new_run, nothing, on_gpu
@@ -27,12 +28,12 @@ def test_what_does_not_fit_is_said_with_numbers_before_anything_is_done(
     numbers = 2 * 64 * (64 + 64 + 2 * (64 + 32) + 64 + 64 + 2 * (64 + 128) + 128 + 64)
     need = numbers * (4 * 12 + 4) + 64 * 2**20
     with_free(monkeypatch, need)
-    check_room(folder, job)
+    check_room(folder, job, nothing)
     with_free(monkeypatch, need - 1)
     with pytest.raises(
         DiskFull, match=r"will write 0\.1 GB in .*run, and 0\.1 GB are free"
     ) as said:
-        check_room(folder, job)
+        check_room(folder, job, nothing)
     assert "go on with --resume, or choose another disk with -o" in str(said.value)
 
 
@@ -43,20 +44,33 @@ def test_what_lies_there_already_is_not_asked_for_again(
     (folder.checkpoints / "step-000001").mkdir(parents=True)
     (folder.checkpoints / "step-000001" / "lora.safetensors").write_bytes(bytes(2**20))
     with_free(monkeypatch, 66 * 2**20)
-    check_room(folder, job)
+    check_room(folder, job, nothing)
 
 
-def test_4_bit_weights_are_counted_where_they_are_kept_and_only_once(
+def test_4_bit_weights_that_have_no_room_are_not_kept_and_the_run_goes_on(
     tmp_path, source_tree, tiny_model, monkeypatch
 ):
-    folder, job = settled(tmp_path, source_tree, tiny_model, use_4bit=True)
-    job = on_gpu(job, gpu_free_bytes=2**33)
-    with_free(monkeypatch, 0)
-    with pytest.raises(DiskFull, match=r"run and 0\.0 GB in .*nf4"):
-        check_room(folder, job)
     from repotune.job import quantised_folder
 
-    quantised_folder(job.base, job.precision).mkdir(parents=True)
-    with pytest.raises(DiskFull) as said:
-        check_room(folder, job)
-    assert "nf4" not in str(said.value)
+    folder, job = settled(tmp_path, source_tree, tiny_model, use_4bit=True, lora_r=64)
+    job = on_gpu(job, gpu_free_bytes=2**33)
+    numbers = 2 * 64 * (64 + 64 + 2 * (64 + 32) + 64 + 64 + 2 * (64 + 128) + 128 + 64)
+    run, weights = numbers * (4 * 12 + 4) + 64 * 2**20, weight_bytes(job.setup)
+    with_free(monkeypatch, run + weights)
+    assert check_room(folder, job, nothing)
+    with_free(monkeypatch, run + weights - 1)
+    said = []
+    assert not check_room(folder, job, said.append)
+    (notice,) = said
+    assert "4-bit weights are not kept for later runs" in notice.message
+    assert "beside what the run writes" in notice.message
+    # Layers that an earlier run has kept need no room: 1 of 2 is there.
+    cache = quantised_folder(job.base, job.precision)
+    cache.mkdir(parents=True)
+    (cache / "layer-000.sha256").touch()
+    with_free(monkeypatch, run + weights // 2)
+    assert check_room(folder, job, nothing)
+    # On a disk of its own the cache has what is free there.
+    monkeypatch.setattr("repotune.stages.room.drive", lambda path: int(path == cache))
+    with_free(monkeypatch, run)
+    assert check_room(folder, job, nothing)

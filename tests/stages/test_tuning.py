@@ -4,6 +4,7 @@ import json
 
 import torch
 
+from repotune.evaluation import sample_loss
 from repotune.events import Healed, HeldoutMeasured
 from repotune.job import lower_policy
 from repotune.planning import saved_layer_bytes
@@ -28,14 +29,14 @@ def test_the_sample_is_the_same_each_time_and_of_held_out_files_only(
 
 def test_without_held_out_files_the_last_step_is_taken(tmp_path, source_tree, tiny_model):
     one = ready(tmp_path / "run", source_tree, tiny_model, heldout_share=0, evaluate=False)
-    result = train_on(one.folder, one.job, one.decoder, one.rows, one.policy, nothing)
+    result = train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing)
     assert (result.steps, result.best_step, result.heldout_loss) == (4, None, None)
 
 
 def test_the_held_out_loss_is_the_mean_over_targets(tmp_path, source_tree, tiny_model):
     events = []
     one = ready(tmp_path / "run", source_tree, tiny_model, eval_steps=4)
-    train_on(one.folder, one.job, one.decoder, one.rows, one.policy, events.append)
+    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, events.append)
     (measured,) = [event for event in events if isinstance(event, HeldoutMeasured)]
     nats = targets = 0.0
     for row in heldout_sample(one.folder, one.job):
@@ -46,6 +47,15 @@ def test_the_held_out_loss_is_the_mean_over_targets(tmp_path, source_tree, tiny_
         ))  # fmt: skip
         targets += int((row.labels != IGNORE).sum())
     assert abs(measured.loss - nats / targets) < 1e-5
+
+
+def test_a_stop_is_heard_between_two_layers_of_a_measurement(tmp_path, source_tree, tiny_model):
+    one = ready(tmp_path / "run", source_tree, tiny_model)
+    sample = heldout_sample(one.folder, one.job)
+    asked = iter([False, False, False, True])
+    assert sample_loss(one.decoder, sample, should_stop=asked.__next__) is None
+    assert next(asked, "none left") == "none left"
+    assert sample_loss(one.decoder, sample, should_stop=lambda: False) > 0
 
 
 def test_healing_is_written_down(tmp_path, source_tree, tiny_model, monkeypatch):
@@ -63,18 +73,18 @@ def test_healing_is_written_down(tmp_path, source_tree, tiny_model, monkeypatch)
         return real(row, **options)
 
     monkeypatch.setattr(one.decoder, "loss_and_grad", out_of_memory_once)
-    train_on(one.folder, one.job, one.decoder, one.rows, one.policy, events.append)
+    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, events.append)
     (healed,) = [event for event in events if isinstance(event, Healed)]
     (fact,) = one.folder.state().facts["healed"]
     assert (fact["step"], fact["remedy"]) == (healed.step, healed.remedy) == (1, healed.remedy)
-    assert fact["tokens_per_pass"] == 256
+    assert (fact["stage"], fact["tokens_per_pass"]) == ("training", 256)
     lines = [json.loads(line) for line in one.folder.metrics.read_text().splitlines()]
     assert {"step": 1, "healed": healed.remedy} in lines
 
 
 def test_a_checkpoint_says_what_run_it_is_of(tmp_path, source_tree, tiny_model):
     one = ready(tmp_path / "run", source_tree, tiny_model)
-    train_on(one.folder, one.job, one.decoder, one.rows, one.policy, nothing)
+    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing)
     about = json.loads((latest(one.folder.checkpoints, print) / "state.json").read_text())["about"]
     state = one.folder.state()
     assert about["config"] == state.config
@@ -82,11 +92,26 @@ def test_a_checkpoint_says_what_run_it_is_of(tmp_path, source_tree, tiny_model):
     assert about["versions"] == state.versions
 
 
+def test_a_run_asked_to_be_deterministic_is_on_a_cpu_what_it_is_anyway(
+    tmp_path, source_tree, tiny_model
+):
+    adapters = []
+    for wanted in (False, True):
+        folder = tmp_path / str(wanted)
+        one = ready(folder, source_tree, tiny_model, deterministic=wanted, use_4bit=False)
+        train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing)
+        assert one.folder.state().config["deterministic"] is wanted
+        adapters.append(one.decoder.lora_state())
+    if one.job.device == "cpu":
+        assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def kept(job, policy):
     setup = job.setup
     return sum(
         saved_layer_bytes(job.shape, job.lora, one.saving, tokens=setup.tokens,
-                          itemsize=setup.itemsize, device=setup.device)
+                          itemsize=setup.itemsize, is_fused=setup.is_fused)
         for one in policy.layers if not one.offloaded
     )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """The loop with the real decoder, on a small random Llama."""
 
+from itertools import chain, repeat
+
 import pytest
 import torch
 import transformers
@@ -60,8 +62,10 @@ def test_the_decoder_learns_and_a_resumed_run_is_bit_for_bit_the_same(folder, tm
 
     stopped = new_decoder(folder, dtype)
     half = more["steps"] // 2
-    # 5 questions a step: yes in the middle of the step after the half
-    asked = iter([False] * (5 * (half - 1) + 2) + [True] * 9)
+    # Asked before each layer, forward and back, after each of 4 passes and after the step: yes in
+    # the middle of the step at the half, which is finished, being short.
+    questions = 4 * (2 * len(stopped.layers) + 1) + 1
+    asked = chain([False] * (questions * (half - 1) + 2), repeat(True))
     losses = run(stopped, tmp_path / "b", should_stop=lambda: next(asked), **more)
     assert len(losses) == half
     resumed = new_decoder(folder, dtype)

@@ -93,6 +93,15 @@ def test_without_a_rung_left_it_stops_with_the_way_out(tmp_path):
         run(Small(tokens=TOKENS - 1), tmp_path)
 
 
+def test_where_nothing_was_recomputed_the_way_out_is_to_recompute(tmp_path):
+    # All that is kept although memory ran out: gradient_checkpointing is off.
+    with pytest.raises(DoesNotFit, match="--resume, and with --gradient-checkpointing if that is"):
+        run(Small(tokens=TOKENS - 1), tmp_path / "a")
+    with pytest.raises(DoesNotFit) as said:
+        run(Small(tokens=TOKENS - 1), tmp_path / "b", replan=replan)
+    assert "--gradient-checkpointing" not in str(said.value)
+
+
 def test_what_was_saved_before_memory_ran_out_is_there(tmp_path):
     model = Small(tokens=TOKENS - 1, after=3)
     with pytest.raises(DoesNotFit, match=r"ran out at step 4 .*go on with --resume"):

@@ -193,7 +193,7 @@ def test_a_long_step_is_dropped_for_a_stop_and_done_again_later(
         tmp_path / "b",
         dropout=0.3,
         save_steps=100,
-        # Between the second and the third of four passes.
+        # In the middle of the second of four passes.
         should_stop=lambda: len(model_passes) == 4 * steps_before + 2,
         model=Counting(model_passes := [], dropout=0.3),
     )

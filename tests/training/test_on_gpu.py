@@ -8,6 +8,7 @@ import torch
 
 from repotune.events import Healed, StepDone
 from repotune.kernels import fastest_ops
+from repotune.machine import deterministic_gpu
 from repotune.model import Decoder
 from repotune.model.weights import tensor_shapes
 from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Policy, Row, Shape
@@ -119,9 +120,8 @@ def test_under_a_cap_the_run_heals_and_its_losses_are_the_same(share, uncapped, 
 @pytest.fixture
 def deterministic():
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    with deterministic_gpu(True):
+        yield
 
 
 def test_a_resumed_run_has_the_losses_of_the_uninterrupted_one(deterministic, tmp_path):

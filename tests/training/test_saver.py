@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from repotune.errors import DiskFull
 from repotune.events import CheckpointSaved, Notice
 from repotune.training import Checkpoint, Heldout, damages, latest, load, train
 from repotune.training.checkpoint import checkpoint_path, save
-from repotune.training.saver import Saver
+from repotune.training.saver import HostCopy, Saver
 
 from .tiny import A, B, TinyModel, TinyRows, settings
 
@@ -158,6 +159,31 @@ def test_a_save_goes_on_beside_the_training_and_is_of_the_step_it_began_at(tmp_p
     saved = load(tmp_path / "step-000001", like=live.lora, fingerprint="tiny")
     for tensors in (saved.lora, saved.exp_avg, saved.exp_avg_sq):
         assert all((tensor == 1.0).all() for tensor in tensors.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is resident")
+def test_the_memory_of_the_copy_is_there_before_the_first_save():
+    # 200 MB: more than an allocator keeps of what other tests have given back.
+    numbers = 2**24
+    state = {"a.weight": torch.ones(numbers)}
+    live = Checkpoint(
+        step=1, cursor=0, seed=0, fingerprint="", tokens=0, first_loss=1.0, last_loss=1.0,
+        lora=state, exp_avg=state, exp_avg_sq=state,
+    )  # fmt: skip
+    before = resident_bytes()
+    copy = HostCopy(live)
+    ready = resident_bytes()
+    assert ready - before > 2.9 * 4 * numbers
+    first = copy.of(live)
+    second = copy.of(replace(live, step=2))
+    assert resident_bytes() - ready < numbers
+    assert torch.equal(second.exp_avg["a.weight"], state["a.weight"])
+    assert first.lora["a.weight"].data_ptr() == second.lora["a.weight"].data_ptr()
+
+
+def resident_bytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_training_that_breaks_off_leaves_the_save_whole(tmp_path):

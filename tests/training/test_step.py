@@ -47,7 +47,12 @@ def one_step(model, batch, **changes):
     }
     optimizer = AdamW(model.lora_flat(), model.lora_state(), weight_decay=0.0)
     return train_step(
-        model, optimizer, batch, between_passes=lambda: None, **{**options, **changes}
+        model,
+        optimizer,
+        batch,
+        between_layers=lambda: None,
+        between_passes=lambda: None,
+        **{**options, **changes},
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from repotune.records import IGNORE, LayerPolicy, Policy, Row
+from repotune.records import IGNORE, LayerPolicy, Passes, Policy, Row
 
 VOCAB, WIDTH, RANK, TOKENS = 23, 8, 3, 12
 A = "model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -41,11 +41,12 @@ class TinyModel:
     def release(self):
         pass
 
-    def loss_and_grad(self, row, *, scale, policy, dropout_seed):
+    def loss_and_grad(self, row, *, scale, policy, dropout_seed, between_layers=lambda: None):
         loss = self.loss(row, dropout_seed)
         gradients = torch.autograd.grad(loss * scale, list(self.copies.values()))
         for tensor, gradient in zip(self.masters.values(), gradients, strict=True):
             tensor.grad += gradient
+            between_layers()
         return loss.detach()
 
     def loss(self, row, dropout_seed=None):
@@ -102,12 +103,12 @@ def tiny_row(seed):
     return Row(input_ids=ids, labels=labels, starts=np.array([0]))
 
 
-def settings(checkpoints, **changes):
+def settings(checkpoints, *, policy=POLICY, rows_per_pass=1, **changes):
     """All of ``train``'s arguments but the model and the rows."""
     return {
+        "passes": Passes(policy=policy, rows=rows_per_pass),
         "batch_size": 2,
         "gradient_accumulation_steps": 2,
-        "rows_per_pass": 1,
         "steps": 8,
         "learning_rate": 0.05,
         "lr_scheduler_type": "cosine",
@@ -115,7 +116,6 @@ def settings(checkpoints, **changes):
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "seed": 7,
-        "policy": POLICY,
         "dropout": False,
         "loss_scale": None,
         "save_steps": 100,

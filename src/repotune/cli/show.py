@@ -13,6 +13,7 @@ import click
 from repotune.records import (
     Completion,
     Evaluation,
+    Forgetting,
     GroupFigures,
     HandOver,
     Outcome,
@@ -141,11 +142,32 @@ def evaluation_text(evaluation: Evaluation) -> str:
             f"Own names  {recall['base']:.1%} -> {recall['tuned']:.1%} of {evaluation.names} names "
             "that your code defines, and that did not stand above the cursor"
         )
+    lines += forgetting_lines(evaluation.forgetting) if evaluation.forgetting else []
     lines += [f"By {one.by} {group_text(one)}" for one in shown_groups(evaluation)]
     lines += [completion_text(one) for one in evaluation.completions[:1]]
     if evaluation.judgement:
         lines.append(f"Verdict    {evaluation.judgement.sentence}")
     return "\n".join(lines)
+
+
+def forgetting_lines(forgetting: Forgetting) -> list[str]:
+    """Base against tuned on code and tasks that are not the user's, a line each."""
+    lines = []
+    library = forgetting.library
+    if library is not None:
+        base, tuned = library.base_bits_per_byte, library.tuned_bits_per_byte
+        lines.append(
+            f"Forgetting Python's standard library {base:.4f} -> {tuned:.4f} bits per byte "
+            f"({tuned / base - 1:+.1%}; difference {library.difference.low:+.4f} to "
+            f"{library.difference.high:+.4f}; bound +2 %), {library.files} files"
+        )
+    for one in forgetting.tasks:
+        name = {"human_eval": "HumanEval", "infilling": "HumanEval's infilling"}[one.name]
+        lines.append(
+            f"Forgetting {name} {one.base_passed} -> {one.tuned_passed} of {one.tasks} solved "
+            f"({one.lost} lost, {one.won} won, p = {one.p_value:.3f})"
+        )
+    return [*lines, *(f"           {sentence}" for sentence in forgetting.not_measured)]
 
 
 def shown_groups(evaluation: Evaluation) -> list[GroupFigures]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from repotune.cli.progress import show_progress
 from repotune.cli.show import print_json, resume_command, tune_json, tune_text
 from repotune.config import FineTuningConfig
 from repotune.errors import UsageError
+from repotune.runs import find_run
 
-RESIZABLE = ("batch_size", "gradient_accumulation_steps")
-"""Settings that a resumed run may change, as long as their product stays."""
+CHANGEABLE = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
+"""Settings that a resumed run may change: of the first two, their product stays."""
 
 
 @click.command(
@@ -40,6 +42,7 @@ def command(
     overrides = given(flags)
     config = _checked(path, resume, config_file, overrides)
 
+    _tell_cublas(config, resume)
     from repotune import pipeline
     from repotune.forecast import SIZE_FIELDS
 
@@ -61,6 +64,19 @@ def command(
     return 1 if result.interrupted else 0
 
 
+def _tell_cublas(config: FineTuningConfig | None, resume: str | None) -> None:
+    """Before PyTorch is imported, since it looks once."""
+    from repotune.machine import CUBLAS, CUBLAS_SETTING
+
+    if config is not None:
+        wanted = config.deterministic
+    else:
+        assert resume is not None
+        wanted = find_run(resume, Path.cwd()).state().config.get("deterministic", False)
+    if wanted:
+        os.environ[CUBLAS] = CUBLAS_SETTING
+
+
 def _checked(
     path: Path | None, resume: str | None, config_file: Path | None, overrides: dict[str, Any]
 ) -> FineTuningConfig | None:
@@ -71,15 +87,15 @@ def _checked(
         if config_file is not None:
             return FineTuningConfig.from_toml(config_file, overrides)
         return FineTuningConfig(**overrides)
-    surplus = [flag_name(name) for name in overrides if name not in RESIZABLE]
+    surplus = [flag_name(name) for name in overrides if name not in CHANGEABLE]
     if config_file is not None:
         surplus.insert(0, "--config")
     if path is not None:
         surplus.insert(0, str(path))
     if surplus:
         raise UsageError(
-            "--resume goes on with the run's own folder and settings, of which only --batch-size "
-            "and --gradient-accumulation-steps may change: "
+            "--resume goes on with the run's own folder and settings, of which only --batch-size, "
+            "--gradient-accumulation-steps and --gradient-checkpointing may change: "
             f"leave out {', '.join(surplus)}, or start a new run without --resume."
         )
     return None

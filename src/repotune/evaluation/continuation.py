@@ -38,6 +38,29 @@ def fitted_prompt(
     return prompt_ids(tokenizer, before, after)
 
 
+def continuations(
+    decoder: Decoder,
+    tokenizer: CodeTokenizer,
+    prompts: Sequence[IntArray],
+    *,
+    max_new_tokens: int,
+    finished: Callable[[str], bool],
+    adapted: bool,
+) -> list[str]:
+    """The ``continuation`` of each prompt."""
+    return [
+        continuation(
+            decoder,
+            tokenizer,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            finished=finished,
+            adapted=adapted,
+        )
+        for prompt in prompts
+    ]
+
+
 def continuation(
     decoder: Decoder,
     tokenizer: CodeTokenizer,

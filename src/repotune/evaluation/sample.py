@@ -29,10 +29,21 @@ def sample_loss(
     decoder: Decoder, rows: Sequence[Row], *, should_stop: Callable[[], bool]
 ) -> float | None:
     """Mean nats per target of ``rows`` with the adapter; None once ``should_stop`` says yes."""
-    nats, targets = 0.0, 0
-    for row in rows:
+
+    def between_layers() -> None:
         if should_stop():
-            return None
-        nats += float(decoder.token_losses(row, adapted=True).double().sum())
-        targets += int((row.labels != IGNORE).sum())
+            raise _Stopped
+
+    nats, targets = 0.0, 0
+    try:
+        for row in rows:
+            losses = decoder.token_losses(row, adapted=True, between_layers=between_layers)
+            nats += float(losses.double().sum())
+            targets += int((row.labels != IGNORE).sum())
+    except _Stopped:
+        return None
     return nats / targets
+
+
+class _Stopped(Exception):
+    """Somebody wants the training to stop, and a row of a large model takes a minute on a CPU."""

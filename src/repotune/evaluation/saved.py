@@ -9,7 +9,16 @@ from typing import Any
 
 from repotune.errors import RunError
 from repotune.evaluation.verdict import judge
-from repotune.records import Completion, Evaluation, GroupFigures, Interval, Judgement
+from repotune.records import (
+    Completion,
+    Evaluation,
+    Forgetting,
+    GroupFigures,
+    Interval,
+    Judgement,
+    LibraryFigures,
+    TaskFigures,
+)
 from repotune.runs import write_json_atomic
 
 
@@ -48,12 +57,26 @@ def _evaluation(value: dict[str, Any]) -> Evaluation:
         },
         "groups": tuple(_group(one) for one in value.get("groups", ())),
     }
+    if value.get("forgetting"):
+        parts["forgetting"] = _forgetting(value["forgetting"])
     if value.get("judgement"):
         judgement = value["judgement"]
-        parts["judgement"] = Judgement(**{**judgement, "worse_on": tuple(judgement["worse_on"])})
+        lists = {name: tuple(judgement.get(name, ())) for name in ("worse_on", "forgets")}
+        parts["judgement"] = Judgement(**{**judgement, **lists})
     return Evaluation(**{**value, **parts})
 
 
 def _group(value: dict[str, Any]) -> GroupFigures:
     difference = value["difference"] and Interval(**value["difference"])
     return GroupFigures(**{**value, "difference": difference})
+
+
+def _forgetting(value: dict[str, Any]) -> Forgetting:
+    library = value["library"]
+    if library is not None:
+        library = LibraryFigures(**{**library, "difference": Interval(**library["difference"])})
+    return Forgetting(
+        library=library,
+        tasks=tuple(TaskFigures(**one) for one in value["tasks"]),
+        not_measured=tuple(value["not_measured"]),
+    )

@@ -16,7 +16,16 @@ from repotune.machine.facts import JobNeeds, MachineFacts
 from repotune.machine.gather import check_gpu, gather, who_holds_the_gpu
 from repotune.machine.identity import identify
 from repotune.machine.judge import conclude, expects_gpu, judge
-from repotune.machine.memory import Peak, cap_gpu, gpu_bytes, gpu_room, prepare_gpu
+from repotune.machine.memory import (
+    CUBLAS,
+    CUBLAS_SETTING,
+    Peak,
+    cap_gpu,
+    deterministic_gpu,
+    gpu_bytes,
+    gpu_room,
+    prepare_gpu,
+)
 from repotune.machine.needs import CPU_RAM_BYTES, GPU_RAM_BYTES
 from repotune.machine.outcomes import track_record
 from repotune.machine.probe import find_device, precision_here, probe
@@ -33,6 +42,8 @@ from repotune.machine.trial import RandomWeights, judge_layer, try_layer
 
 __all__ = [
     "CPU_RAM_BYTES",
+    "CUBLAS",
+    "CUBLAS_SETTING",
     "GPU_RAM_BYTES",
     "JobNeeds",
     "MachineFacts",
@@ -44,6 +55,7 @@ __all__ = [
     "check_gpu",
     "conclude",
     "data_folder",
+    "deterministic_gpu",
     "drive",
     "ensure_rates",
     "expects_gpu",

@@ -1,15 +1,21 @@
-"""The memory of this process: how it is taken on a GPU, and the most that was taken."""
+"""What a process tells its GPU before it is used; and the most memory that it took."""
 
 from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
+from repotune.errors import UsageError
 from repotune.machine.probe import resident_peak
 
 CLEAR_REFS: Final = Path("/proc/self/clear_refs")
+CUBLAS: Final = "CUBLAS_WORKSPACE_CONFIG"
+CUBLAS_SETTING: Final = ":4096:8"
+"""Of the two that make cuBLAS deterministic (its manual, 2.1.4), the one that is not slower."""
 RESET_PEAK: Final = "5"
 """proc(5): sets the peak of the resident set to what is resident now."""
 
@@ -31,6 +37,42 @@ def prepare_gpu() -> None:
         torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
     except AttributeError:  # a later PyTorch, whose default has to do
         return
+
+
+@contextmanager
+def deterministic_gpu(wanted: bool) -> Iterator[None]:
+    """Let PyTorch take only operations that give the same bits each time, where it has a GPU.
+
+    On a CPU ours do, whatever PyTorch is told. Raises UsageError where cuBLAS was not told: its
+    only switch is a variable of the environment, which the command line sets.
+    """
+    import torch
+
+    if not wanted or not torch.cuda.is_available():
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        _refuse_a_cublas_that_varies()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _refuse_a_cublas_that_varies() -> None:
+    import torch
+
+    one = torch.ones(1, 1, device="cuda")
+    try:
+        torch.mm(one, one)
+    except RuntimeError as error:
+        if CUBLAS not in str(error):
+            raise
+        raise UsageError(
+            f"deterministic = true needs {CUBLAS}={CUBLAS_SETTING} in the environment before the "
+            "process uses the GPU: set it there, or tune by the command line, which does so."
+        ) from None
 
 
 def cap_gpu() -> None:

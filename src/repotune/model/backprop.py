@@ -5,7 +5,7 @@ Shapes: T tokens of the row, D hidden size, V vocabulary, R ranks of an adapter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -20,6 +20,10 @@ from repotune.model.new_tokens import NewTokens
 from repotune.model.offload import Offloader
 from repotune.model.rope import tables
 from repotune.records import IntArray, Policy, Row, Shape
+
+
+def go_on() -> None:
+    """What is called between layers where nobody wants to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +92,9 @@ class Backprop:
             self._offloader.release()
 
     def loss_and_grad(
-        self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None
-    ) -> Tensor:
+        self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None,
+        between_layers: Callable[[], None],
+    ) -> Tensor:  # fmt: skip
         """See ``Decoder.loss_and_grad``."""
         parts, tokens = self._parts, len(row.input_ids)
         self._expand([one.expanded for one in policy.layers])
@@ -104,18 +109,18 @@ class Backprop:
         is_recordable = self._on_gpu and parts.ops.is_recordable
         is_small = tokens * parts.shape.hidden_size <= MAX_NUMBERS
         if not (is_recordable and is_small and is_steady):
-            return self._pass(inputs, documents, policy, dropout_seed)
+            return self._pass(inputs, documents, policy, dropout_seed, between_layers)
         allocations = sum(one.allocations for one in (*self._kept, parts.shared))
         if allocations != self._allocations:
             # A recorded pass writes to where the buffers lay, which is no longer theirs.
             self.graphs.clear()
             self._allocations = allocations
         key = (policy, tokens, len(documents.bounds), documents.longest)
-        return self.graphs.run(
-            key,
-            inputs,
-            lambda given: self._pass(given, replace(documents, bounds=given.bounds), policy, None),
-        )
+
+        def compute(given: Inputs) -> Tensor:
+            return self._pass(given, replace(documents, bounds=given.bounds), policy, None, go_on)
+
+        return self.graphs.run(key, inputs, compute)
 
     def _expand(self, wanted: Sequence[bool]) -> None:
         """Keep those layers' weights in 16 bits; what is no longer wanted goes first."""
@@ -126,15 +131,17 @@ class Backprop:
             self.graphs.clear(of_rows=False)
 
     def _pass(
-        self, inputs: Inputs, documents: Documents, policy: Policy, dropout_seed: int | None
-    ) -> Tensor:
+        self, inputs: Inputs, documents: Documents, policy: Policy, dropout_seed: int | None,
+        between_layers: Callable[[], None],
+    ) -> Tensor:  # fmt: skip
         """Sum of the losses, [] fp32; the gradients are added where they belong."""
         parts = self._parts
         cos, sin = parts.rotary(inputs.positions)
         context = RowContext(cos_T1h=cos, sin_T1h=sin, documents=documents)
         contexts = [self._with_seed(context, dropout_seed, i) for i in range(len(parts.layers))]
-        loss, d_TDR, memory = self._forward(inputs, contexts, policy)
+        loss, d_TDR, memory = self._forward(inputs, contexts, policy, between_layers)
         for i in reversed(range(len(parts.layers))):
+            between_layers()
             saved = self._take_back(i, memory.pop(), policy)
             parts.layers[i].backward(d_TDR, saved, contexts[i], scratch=parts.shared, out=d_TDR)
         if parts.new_tokens is not None:
@@ -145,8 +152,9 @@ class Backprop:
         return loss
 
     def _forward(
-        self, inputs: Inputs, contexts: Sequence[RowContext], policy: Policy
-    ) -> tuple[Tensor, Tensor, list[Saved | None]]:
+        self, inputs: Inputs, contexts: Sequence[RowContext], policy: Policy,
+        between_layers: Callable[[], None],
+    ) -> tuple[Tensor, Tensor, list[Saved | None]]:  # fmt: skip
         """The loss, the gradient of the last layer's output, and what the layers have saved."""
         parts, tokens = self._parts, len(inputs.input_ids)
         x_TD = self._buffers(0, policy).take("x", tokens, parts.shape.hidden_size)
@@ -154,6 +162,7 @@ class Backprop:
         memory: list[Saved | None] = []
         middle: Tensor | None = None
         for i, layer in enumerate(parts.layers):
+            between_layers()
             kept, after = self._buffers(i, policy), self._buffers(i + 1, policy)
             y_TD = after.take("x", tokens, parts.shape.hidden_size)
             saved, middle = layer.forward(

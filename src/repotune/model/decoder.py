@@ -9,7 +9,7 @@ Shapes: T tokens of a row, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from repotune.errors import ModelError
 from repotune.kernels import PLAIN, Buffers, Documents, Ops
 from repotune.kernels.nf4 import Nf4, allocate, can_quantise, quantise
-from repotune.model.backprop import Backprop, Parts
+from repotune.model.backprop import Backprop, Parts, go_on
 from repotune.model.frozen import DenseWeight, FrozenWeight, Nf4Weight
 from repotune.model.layer import Layer, LayerCache, RowContext
 from repotune.model.linear import Part, StackedLinear, lora_size, parts_of, ranks_of
@@ -117,26 +117,35 @@ class Decoder:
 
     @torch.no_grad()
     def loss_and_grad(
-        self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None
-    ) -> Tensor:
+        self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None,
+        between_layers: Callable[[], None] = go_on,
+    ) -> Tensor:  # fmt: skip
         """Sum of the row's token losses in nats, []; adds ``scale`` × its gradient to ``.grad``.
 
         ``policy`` says for each layer what it saves for the backward, and where. On a GPU the
         result is there once it is read: the host goes on at once.
+
+        ``between_layers`` may raise, which breaks the row off: then gradients are to be zeroed, and
+        ``release`` called. It is not called in passes that are recorded, which take no second.
         """
         self._show(adapted=True)
         return self._backprop.loss_and_grad(
-            row, scale=scale, policy=policy, dropout_seed=dropout_seed
-        )
+            row, scale=scale, policy=policy, dropout_seed=dropout_seed,
+            between_layers=between_layers,
+        )  # fmt: skip
 
     @torch.no_grad()
-    def token_losses(self, row: Row, *, adapted: bool) -> Tensor:
+    def token_losses(
+        self, row: Row, *, adapted: bool, between_layers: Callable[[], None] = go_on
+    ) -> Tensor:
         """Loss of every position in nats, [T] fp32; 0 where the label is IGNORE.
 
-        ``adapted=False`` is the base model, without LoRA.
+        ``adapted=False`` is the base model, without LoRA. ``between_layers`` may raise.
         """
         parts = self.parts
-        hidden_TD = self._hidden(row.input_ids, row.starts, adapted=adapted)
+        hidden_TD = self._hidden(
+            row.input_ids, row.starts, adapted=adapted, between_layers=between_layers
+        )
         labels_T = parts.ids(row.labels)
         return parts.ops.token_losses(hidden_TD, parts.head_VD, labels_T, self._shared)
 
@@ -172,12 +181,17 @@ class Decoder:
         hidden_TD = self._forward(ids, positions, documents, adapted=adapted, caches=caches)
         return (self._normed(hidden_TD[-1:]) @ self.parts.head_VD.t()).float().squeeze(0)
 
-    def _hidden(self, input_ids: IntArray, starts: IntArray | None, *, adapted: bool) -> Tensor:
+    def _hidden(
+        self, input_ids: IntArray, starts: IntArray | None, *, adapted: bool,
+        between_layers: Callable[[], None] = go_on,
+    ) -> Tensor:  # fmt: skip
         """The hidden state that goes into the head, [T, D]."""
         self._show(adapted=adapted)
         ids = self.parts.ids(input_ids)
         documents, positions = self.parts.documents(FIRST if starts is None else starts, len(ids))
-        return self._normed(self._forward(ids, positions, documents, adapted=adapted))
+        return self._normed(
+            self._forward(ids, positions, documents, adapted=adapted, between_layers=between_layers)
+        )
 
     def _show(self, *, adapted: bool) -> None:
         """Let embedding and head hold the rows of new tokens that are asked about."""
@@ -186,7 +200,7 @@ class Decoder:
 
     def _forward(
         self, ids_T: Tensor, positions_T: Tensor, documents: Documents, *, adapted: bool,
-        caches: Sequence[LayerCache] | None = None,
+        caches: Sequence[LayerCache] | None = None, between_layers: Callable[[], None] = go_on,
     ) -> Tensor:  # fmt: skip
         """The hidden state after the last layer; nothing is saved."""
         cos, sin = self.parts.rotary(positions_T)
@@ -196,6 +210,7 @@ class Decoder:
         torch.index_select(self.parts.embedding_VD, 0, ids_T, out=x)
         middle: Tensor | None = None
         for i, layer in enumerate(self.layers):
+            between_layers()
             _, middle = layer.forward(
                 x, row, saving="input", kept=self._shared, scratch=self._shared, out=y,
                 residual=middle, cache=caches[i] if caches else None,

@@ -4,7 +4,8 @@
     <folder>/layer-000.sha256           of that file; written last
 
 One file a layer, so that no more than a layer is in host memory at a time. It is a cache: a layer
-that is missing or damaged is quantised again, and a disk that is full costs the cache, not the run.
+that is missing or damaged is quantised again, and a disk that is full costs the cache, not the run:
+what was written so far is removed, since the run may need that room.
 """
 
 from __future__ import annotations
@@ -26,10 +27,18 @@ PARTS = ("packed", "scales", "group_scales", "offset")
 
 
 class QuantisedLayers:
-    """The layers in ``folder``, which is that of one base model in one precision."""
+    """The layers in ``folder``, which is that of one base model in one precision.
 
-    def __init__(self, folder: Path, emit: Emit) -> None:
-        self._folder, self._emit, self._writes = folder, emit, True
+    They are read, and kept for later runs if ``keeps``.
+    """
+
+    def __init__(self, folder: Path, emit: Emit, *, keeps: bool = True) -> None:
+        self._folder, self._emit, self._keeps = folder, emit, keeps
+        self._written: list[Path] = []
+
+    def count(self) -> int:
+        """How many layers are there; they may be damaged."""
+        return sum(1 for _ in self._folder.glob("layer-*.sha256"))
 
     def read(self, layer: int, matrices: Mapping[str, Nf4]) -> bool:
         """Fill the matrices of ``layer``, given by name; False if they are not here."""
@@ -50,7 +59,7 @@ class QuantisedLayers:
 
     def write(self, layer: int, matrices: Mapping[str, Nf4]) -> None:
         """Keep the matrices of ``layer``; the first time that fails, say so, and stop trying."""
-        if not self._writes:
+        if not self._keeps:
             return
         tensors = {
             f"{name}.{part}": tensor.cpu()
@@ -58,18 +67,19 @@ class QuantisedLayers:
             for part, tensor in zip(PARTS, one.parts(), strict=True)
         }
         path, data = self._path(layer), safetensors.torch.save(tensors)
-        partial = path.with_name(f".{path.name}.partial")
+        partial, seal = path.with_name(f".{path.name}.partial"), path.with_suffix(".sha256")
+        self._written += [partial, path, seal]
         try:
             with writing(path, note="; the run goes on without it", then="start it again"):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 write_durably(partial, data)
                 partial.replace(path)
-                seal = hashlib.sha256(data).hexdigest().encode("ascii")
-                write_durably(path.with_suffix(".sha256"), seal)
+                write_durably(seal, hashlib.sha256(data).hexdigest().encode("ascii"))
         except (DiskFull, RunError) as error:
-            self._writes = False
-            with suppress(OSError):
-                partial.unlink()
+            self._keeps = False
+            for one in self._written:
+                with suppress(OSError):
+                    one.unlink()
             self._emit(Notice(message=str(error)))
 
     def _path(self, layer: int) -> Path:

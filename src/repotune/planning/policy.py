@@ -55,7 +55,8 @@ def choose_policy(
     whole = _around(setup, {"all"}) + layers * bytes_of["all"]
     if not gradient_checkpointing:
         if whole > budget:
-            raise _does_not_fit(whole, free_bytes, setup, "Set gradient_checkpointing=True")
+            way_out = "Set gradient_checkpointing to true, as --resume also allows"
+            raise _does_not_fit(whole, free_bytes, setup, way_out)
         return _whole(setup, budget - whole, "gradient_checkpointing is off: nothing is recomputed")
     if whole <= budget:
         return _whole(setup, budget - whole, "there is room to recompute nothing")
@@ -159,7 +160,7 @@ def _around(setup: Setup, savings: set[Saving]) -> int:
 def _layer_bytes(setup: Setup, saving: Saving) -> int:
     return saved_layer_bytes(
         setup.shape, setup.lora, saving, tokens=setup.tokens, itemsize=setup.itemsize,
-        device=setup.device,
+        is_fused=setup.is_fused,
     )  # fmt: skip
 
 

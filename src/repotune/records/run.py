@@ -173,6 +173,13 @@ class Machine:
     gpu_free_bytes: int
     bf16: bool
     """Whether bf16 matmuls are faster here than fp32 ones."""
+    triton: bool = True
+    """Whether Triton is installed, which the fused kernels are written in."""
+
+    @property
+    def has_fused_kernels(self) -> bool:
+        """Whether a run in 16 bits gets them: GPUs have bf16 from Ampere on, as the kernels ask."""
+        return self.gpu is not None and self.bf16 and self.triton
 
 
 Precision: TypeAlias = Literal["bf16", "fp16", "fp32"]
@@ -212,6 +219,17 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """How a global batch goes through the model; only memory and time depend on it."""
+
+    policy: Policy
+    rows: int
+    """At once."""
+    cuts: int = 1
+    """Each row is cut into so many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
     """A figure with its 95 % interval (paired bootstrap over files)."""
 
@@ -235,7 +253,52 @@ class Completion:
     """Names in ``truth`` that the training files define and the code above the cursor lacks."""
 
 
-Ruling: TypeAlias = Literal["better", "no_gain", "worse", "worse_lines", "too_few_files"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibraryFigures:
+    """Base against tuned on files of Python's standard library: code that is not the user's."""
+
+    files: int
+    near_duplicates: int
+    """Files left out because a training file is nearly the same."""
+    bytes_scored: int
+    base_bits_per_byte: float
+    tuned_bits_per_byte: float
+    difference: Interval
+    """Tuned minus base, bits per byte; above zero is forgetting."""
+
+
+TaskSet: TypeAlias = Literal["human_eval", "infilling"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFigures:
+    """How many programming tasks base and tuned solved, by the tasks' own tests."""
+
+    name: TaskSet
+    tasks: int
+    """Solved or not by both models, greedily; drawn by the seed if fewer than ``available``."""
+    available: int
+    base_passed: int
+    tuned_passed: int
+    lost: int
+    """Solved by the base alone."""
+    won: int
+    """Solved by the tuned model alone."""
+    p_value: float
+    """McNemar's exact test of ``lost`` against ``won``, two-sided."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgetting:
+    """What the tuned model can no longer do that the base could, on code that is not the user's."""
+
+    library: LibraryFigures | None
+    tasks: tuple[TaskFigures, ...]
+    not_measured: tuple[str, ...]
+    """Sentences: what was not measured, and why."""
+
+
+Ruling: TypeAlias = Literal["better", "no_gain", "worse", "worse_lines", "forgets", "too_few_files"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +311,8 @@ class Judgement:
     """Languages on which the tuned model is surely worse, even where it is better in all."""
     sentence: str
     """For the user, in English."""
+    forgets: tuple[Literal["library"] | TaskSet, ...] = ()
+    """What it got worse at beyond its bound, of ``Forgetting``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +357,8 @@ class Evaluation:
     """Tuned minus base, for ``exact_match``, ``edit_similarity`` and ``name_recall``."""
     groups: tuple[GroupFigures, ...] = ()
     """By language, then by directory, each by descending bytes."""
+    forgetting: Forgetting | None = None
+    """None in files that older versions wrote."""
     judgement: Judgement | None = None
     """None in files that older versions wrote, until they are read."""
 
@@ -313,6 +380,8 @@ class TrainResult:
     interrupted: bool
     checkpoint: str | None
     """The newest checkpoint's folder name, or None."""
+    passes: Passes
+    """As they were at the end: where memory ran out, not those of the beginning."""
     best_step: int | None = None
     """The step of the lowest held-out loss, whose weights are exported; None: the last step's."""
     heldout_loss: float | None = None

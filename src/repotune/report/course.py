@@ -178,6 +178,9 @@ def _measured_gib(run: Contents) -> float | None:
 
 def _events(run: Contents, lang: Lang) -> Iterator[str]:
     metrics, training = run.metrics, run.state.facts.get("training") or {}
+    for one in run.state.facts.get("healed", []):
+        if one.get("stage") == "rehearsal":
+            yield say("healed_before", lang, remedy=one["remedy"])
     yield from (say("healed", lang, step=step, remedy=remedy) for step, remedy in metrics.healed)
     if metrics.overflows:
         yield say("overflows", lang, count=metrics.overflows)

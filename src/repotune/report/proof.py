@@ -16,7 +16,7 @@ LINES_ABOVE: Final = 4
 GROUPS_SHOWN: Final = 12
 _TONES: Final = {
     "better": "good", "worse": "bad", "worse_lines": "bad", "no_gain": "warn",
-    "too_few_files": "warn",
+    "forgets": "warn", "too_few_files": "warn",
 }  # fmt: skip
 
 
@@ -57,6 +57,7 @@ def figures(run: Contents, lang: Lang) -> str:
         ),
         paragraph(say("no_near", lang), "note"),
     ]  # fmt: skip
+    parts += _forgetting(evaluation, lang)
     for by in ("language", "directory"):
         parts += _groups([one for one in evaluation.groups if one.by == by], by, lang)
     return section("figures", say("proof", lang), parts)
@@ -126,6 +127,32 @@ def _figure_rows(evaluation: Evaluation, lang: Lang) -> Iterator[tuple[str, ...]
             value, low, high = (100 * one for one in (interval.value, interval.low, interval.high))
             shown = f"{value:+.1f} pp ({low:+.1f}{TO}{high:+.1f})"
         yield say(name, lang), f"{shares['base']:.1%}", f"{shares['tuned']:.1%}", shown
+
+
+def _forgetting(evaluation: Evaluation, lang: Lang) -> Iterator[str]:
+    """What was measured on code and tasks that are not the user's."""
+    found = evaluation.forgetting
+    if found is None:
+        return
+    rows = []
+    if found.library is not None:
+        library = found.library
+        base, tuned = library.base_bits_per_byte, library.tuned_bits_per_byte
+        shown = f"{tuned / base - 1:+.1%}; {_bits(library.difference)}"
+        rows.append((say("library", lang), f"{base:.4f}", f"{tuned:.4f}", shown))
+    for one in found.tasks:
+        change = say("lost_won", lang, lost=one.lost, won=one.won, p=f"{one.p_value:.3f}")
+        base_share, tuned_share = (
+            f"{passed} / {one.tasks}" for passed in (one.base_passed, one.tuned_passed)
+        )
+        rows.append((say(one.name, lang), base_share, tuned_share, change))
+    yield f"<h3>{text(say('forgetting', lang))}</h3>"
+    if rows:
+        head = (say("what", lang), say("base", lang), say("tuned", lang), say("change", lang))
+        yield table(head, rows, numbers=frozenset({1, 2, 3}))
+        yield paragraph(say("forgetting_note", lang), "note")
+    if found.not_measured:
+        yield paragraph(say("not_all_measured", lang, count=len(found.not_measured)), "note")
 
 
 def _groups(groups: list[GroupFigures], by: str, lang: Lang) -> Iterator[str]:

@@ -83,6 +83,25 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "0개). 말뭉치를 "
         "나눌 때 0.6 이상 비슷한 파일은 한쪽에만 두기 때문입니다.",
     ),
+    "forgetting": ("What was forgotten", "잊은 것"),
+    "change": ("Change", "변화"),
+    "library": (
+        "Bits per byte, Python's standard library",
+        "파이썬 표준 라이브러리의 바이트당 비트",
+    ),
+    "human_eval": ("HumanEval tasks solved", "HumanEval 과제 통과"),
+    "infilling": ("HumanEval lines filled in", "HumanEval 한 줄 채우기 통과"),
+    "lost_won": ("{lost} lost, {won} won, p = {p}", "잃음 {lost}, 얻음 {won}, p = {p}"),
+    "forgetting_note": (
+        "Code and tasks that are not yours. Forgetting is a rise of more than 2 % in bits per byte "
+        "of the standard library, or fewer tasks solved with McNemar's exact p below 0.05.",
+        "내 코드가 아닌 코드와 과제입니다. 표준 라이브러리의 바이트당 비트가 2 % 넘게 늘거나, "
+        "통과한 과제가 줄고 맥니마 정확 검정의 p가 0.05보다 작으면 잊은 것으로 봅니다.",
+    ),
+    "not_all_measured": (
+        "Not everything was measured ({count}): evaluation.json says what and why.",
+        "재지 못한 것이 {count}가지 있습니다. 무엇을 왜 못 쟀는지는 evaluation.json에 있습니다.",
+    ),
     "by_language": ("By language", "언어별"),
     "by_directory": ("By directory", "폴더별"),
     "language": ("Language", "언어"),
@@ -186,6 +205,10 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "{count}스텝에서 fp16이 넘쳐 가중치를 바꾸지 않았고, 손실 배율을 낮췄습니다.",
     ),
     "healed": ("Step {step}, memory ran out: {remedy}", "{step}스텝에서 메모리 부족: {remedy}"),
+    "healed_before": (
+        "In the rehearsal, memory ran out, and so the run began: {remedy}",
+        "예행연습 중 메모리가 부족해 다음과 같이 시작했습니다: {remedy}",
+    ),
     "best_step": (
         "The weights of step {step} were exported, where the held-out loss was lowest ({loss}).",
         "평가용 코드의 손실이 가장 낮았던 {step}스텝의 가중치를 내보냈습니다({loss}).",
@@ -236,6 +259,7 @@ _HEADLINES: Final[dict[Ruling, tuple[str, str]]] = {
     "no_gain": ("No gain: don't ship it", "나아진 것이 없습니다. 쓰지 마세요"),
     "worse": ("Worse: don't ship it", "나빠졌습니다. 쓰지 마세요"),
     "worse_lines": ("Mixed: don't ship it", "엇갈립니다. 쓰지 마세요"),
+    "forgets": ("Better, but it forgets", "좋아졌지만 잊은 것이 있습니다"),
     "too_few_files": ("Not known: don't ship it yet", "아직 모릅니다. 지금은 쓰지 마세요"),
 }
 _BECAUSE: Final[dict[Ruling, tuple[str, str]]] = {
@@ -261,6 +285,12 @@ _BECAUSE: Final[dict[Ruling, tuple[str, str]]] = {
         "Code is predicted better, by {size} bits per byte ({share}), but the lines written got "
         "surely worse: {lost}.",
         "예측은 바이트당 {size}비트({share}) 좋아졌지만, 써낸 줄은 확실히 나빠졌습니다: {lost}.",
+    ),
+    "forgets": (
+        "{size} bits per byte less on this code ({share}), but worse at: {forgets}. Don't ship it "
+        "for more than this code; a lower learning_rate or fewer epochs forget less.",
+        "이 코드에서는 바이트당 {size}비트({share}) 줄었지만 다음에서는 나빠졌습니다: {forgets}. "
+        "이 코드 밖에서는 쓰지 마세요. learning_rate를 낮추거나 에포크를 줄이면 덜 잊습니다.",
     ),
     "too_few_files": (
         "{files} held-out files say nothing sure about others. Raise heldout_share, or read more "
@@ -303,6 +333,7 @@ def because(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:
         high=f"{difference.high:+.4f}",
         files=evaluation.files,
         lost=", ".join(say(name, lang) for name in lost),
+        forgets=", ".join(say(name, lang) for name in judgement.forgets),
     )
     if judgement.ship and judgement.worse_on:
         sentence += " " + say("not_for", lang, languages=", ".join(judgement.worse_on))

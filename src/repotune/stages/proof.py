@@ -6,7 +6,14 @@ from typing import Final
 
 from repotune.corpus import read_documents
 from repotune.errors import RunError
-from repotune.evaluation import evaluate, write_evaluation
+from repotune.evaluation import (
+    ON_CPU,
+    ON_GPU,
+    evaluate,
+    measure_forgetting,
+    with_forgetting,
+    write_evaluation,
+)
 from repotune.events import Emit
 from repotune.export import export_adapter, load_adapter
 from repotune.job import Job, load_decoder, settle, without_notices
@@ -43,11 +50,13 @@ def open_tuned(folder: RunFolder, emit: Emit) -> tuple[Job, Decoder]:
 
 
 def compare(
-    folder: RunFolder, job: Job, decoder: Decoder, max_tokens: int | None, emit: Emit
-) -> Evaluation:
-    """Score the held-out files, base against tuned, and write what came out.
+    folder: RunFolder, job: Job, decoder: Decoder, max_tokens: int | None, *, tasks: bool,
+    emit: Emit,
+) -> Evaluation:  # fmt: skip
+    """Score the held-out files and what was forgotten, base against tuned, and write what came out.
 
-    ``max_tokens`` goes before the run's own setting. Raises RunError if nothing was held out.
+    ``tasks``: with HumanEval. ``max_tokens`` goes before the run's own setting. Raises RunError if
+    nothing was held out.
     """
     on_gpu = job.machine.gpu is not None
     default = None if on_gpu else CPU_EVAL_TOKENS
@@ -57,7 +66,7 @@ def compare(
             f"{folder.path} held no files out, so there is nothing to compare on: "
             "start a new run with heldout_share above 0."
         )
-    evaluation = evaluate(
+    found = evaluate(
         decoder,
         job.tokenizer,
         documents,
@@ -70,6 +79,19 @@ def compare(
         seed=job.config.seed,
         emit=emit,
     )
+    forgetting = measure_forgetting(
+        decoder,
+        job.tokenizer,
+        read_documents(folder.corpus, "train"),
+        extent=ON_GPU if on_gpu else ON_CPU,
+        tasks=tasks,
+        max_seq_length=job.config.max_seq_length,
+        max_positions=job.shape.max_position_embeddings,
+        workers=job.machine.cores,
+        seed=job.config.seed,
+        emit=emit,
+    )
+    evaluation = with_forgetting(found, forgetting)
     write_evaluation(folder.evaluation, evaluation)
     base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
     folder.update(facts={"heldout_bits_per_byte": {"base": base, "tuned": tuned}})

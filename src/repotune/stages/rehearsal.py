@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,10 +23,10 @@ from repotune.events import Emit, Event, Healed, Notice, StageDone, StageStarted
 from repotune.export import export_adapter, load_adapter
 from repotune.job import Job
 from repotune.model import Decoder
-from repotune.records import Plan, Policy
+from repotune.records import Passes, Plan
 from repotune.runs import RunFolder
 from repotune.signals import stop_on_signals
-from repotune.stages.tuning import steps_of, train_once
+from repotune.stages.tuning import record_healing, steps_of, train_once
 from repotune.tokens import RowStore
 from repotune.training import latest, load
 
@@ -49,11 +50,13 @@ def is_worth_it(folder: RunFolder, job: Job, rows: RowStore, made: Plan | None) 
 
 
 def rehearse(
-    folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, policy: Policy, emit: Emit
-) -> None:
-    """Go the whole way in small. Raises RunError that says which part failed, and why.
+    folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, passes: Passes, emit: Emit
+) -> Passes:
+    """Go the whole way in small, and say how the run should begin: as ``passes``, or as memory
+    allowed where it ran out.
 
-    KeyboardInterrupt if a signal asks to stop.
+    Raises RunError that says which part failed, and why; KeyboardInterrupt if a signal asks to
+    stop.
     """
     started = time.perf_counter()
     place = folder.path.with_name(f".{folder.path.name}.rehearsal")
@@ -61,23 +64,33 @@ def rehearse(
     initial = _copy(decoder)
     try:
         _remove(place)
-        _go(place, job, decoder, rows, policy, partial(_lasting, emit))
+        allowed = _go(place, job, decoder, rows, passes, partial(_lasting, folder, emit))
     finally:
         _restore(decoder, initial)
         _remove(place)
     seconds = time.perf_counter() - started
     emit(StageDone(stage=STAGE, summary=f"trained, saved, resumed, exported, in {seconds:.0f} s"))
+    if allowed != passes:
+        tokens = job.config.max_seq_length // allowed.cuts
+        emit(
+            Notice(
+                message="The run begins with what fitted in the rehearsal: "
+                f"{allowed.rows} × {tokens:,} tokens at once, and {allowed.policy.reason}"
+            )
+        )
+        folder.update(facts={"policy": asdict(allowed.policy)})
+    return allowed
 
 
 def _go(
-    place: Path, job: Job, decoder: Decoder, rows: RowStore, policy: Policy, emit: Emit
-) -> None:
+    place: Path, job: Job, decoder: Decoder, rows: RowStore, passes: Passes, emit: Emit
+) -> Passes:
     part = "training and saving"
     try:
-        _train(place, job, decoder, rows, policy, emit, steps=SAVED_AT)
+        passes = _train(place, job, decoder, rows, passes, emit, steps=SAVED_AT)
         part = "resuming"
         _restore(decoder, {name: torch.zeros_like(one) for name, one in _copy(decoder).items()})
-        _train(place, job, decoder, rows, policy, emit, steps=STEPS)
+        passes = _train(place, job, decoder, rows, passes, emit, steps=STEPS)
         part = "exporting"
         trained = _copy(decoder)
         export_adapter(place / "adapter", decoder.lora_state(), lora=job.lora, base=job.base)
@@ -97,24 +110,26 @@ def _go(
             f"The rehearsal failed at {part}, before any hour was spent: {error} To skip the "
             "rehearsal, use --no-rehearsal."
         ) from error
+    return passes
 
 
 def _train(
-    place: Path, job: Job, decoder: Decoder, rows: RowStore, policy: Policy, emit: Emit, *,
+    place: Path, job: Job, decoder: Decoder, rows: RowStore, passes: Passes, emit: Emit, *,
     steps: int,
-) -> None:  # fmt: skip
-    """Go on from the newest checkpoint in ``place`` to ``steps``."""
+) -> Passes:  # fmt: skip
+    """Go on from the newest checkpoint in ``place`` to ``steps``; the passes at the end."""
     newest = latest(place, emit)
     start = newest and load(newest, like=decoder.lora_state(), fingerprint=STAGE)
     with stop_on_signals() as should_stop:
         done = train_once(
-            job, decoder, rows, policy, steps=steps, save_steps=SAVED_AT, checkpoints=place,
+            job, decoder, rows, passes, steps=steps, save_steps=SAVED_AT, checkpoints=place,
             fingerprint=STAGE, about={}, resume_from=start or None, heldout=None, emit=emit,
             should_stop=should_stop, pause=partial(pause_unless, should_stop),
             only_one_pass=True,
         )  # fmt: skip
     if done.interrupted:
         raise KeyboardInterrupt
+    return done.passes
 
 
 def _copy(decoder: Decoder) -> dict[str, torch.Tensor]:
@@ -132,7 +147,9 @@ def _remove(place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def _lasting(emit: Emit, event: Event) -> None:
-    """Steps of a rehearsal are not the run's; what it says is."""
+def _lasting(folder: RunFolder, emit: Emit, event: Event) -> None:
+    """Steps of a rehearsal are not the run's; what it says is, and what it healed."""
+    if isinstance(event, Healed):
+        record_healing(folder, event, stage=STAGE)
     if isinstance(event, Notice | Healed):
         emit(event)

@@ -13,9 +13,9 @@ from repotune.durable import pause_unless, when_there_is_room
 from repotune.evaluation import sample_loss, sample_rows
 from repotune.events import Emit, Event, Healed, Notice
 from repotune.job import Job, lower_policy, training_fingerprint
-from repotune.machine import slowed_by
+from repotune.machine import deterministic_gpu, slowed_by
 from repotune.model import Decoder
-from repotune.records import Policy, Row, TrainResult
+from repotune.records import Passes, Row, TrainResult
 from repotune.runs import RunFolder
 from repotune.signals import stop_on_signals
 from repotune.tokens import RowStore
@@ -36,9 +36,11 @@ GPU_SAMPLE_TOKENS: Final = 16_384
 
 
 def train_on(
-    folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, policy: Policy, emit: Emit
+    folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, passes: Passes, emit: Emit
 ) -> TrainResult:
     """Train to the end, or until a signal asks to stop; metrics and events are written down.
+
+    ``passes``: how it begins.
 
     Raises what ``training.train`` does.
     """
@@ -59,11 +61,12 @@ def train_on(
             def tell(event: Event) -> None:
                 log(event)
                 if isinstance(event, Healed):
-                    when_there_is_room(partial(_record, folder, event), emit=emit, pause=pause)
+                    record = partial(record_healing, folder, event, stage="training")
+                    when_there_is_room(record, emit=emit, pause=pause)
                 emit(event)
 
             return train_once(
-                job, decoder, rows, policy, steps=steps_of(job, len(rows)),
+                job, decoder, rows, passes, steps=steps_of(job, len(rows)),
                 save_steps=job.config.save_steps, checkpoints=folder.checkpoints,
                 fingerprint=fingerprint, about=_about(folder), resume_from=resume_from,
                 heldout=_heldout(job, decoder, heldout_sample(folder, job), should_stop),
@@ -72,7 +75,7 @@ def train_on(
 
 
 def train_once(
-    job: Job, decoder: Decoder, rows: RowStore, policy: Policy, *, steps: int, save_steps: int,
+    job: Job, decoder: Decoder, rows: RowStore, passes: Passes, *, steps: int, save_steps: int,
     checkpoints: Path, fingerprint: str, about: Mapping[str, Any],
     resume_from: Checkpoint | None, heldout: Heldout | None, emit: Emit,
     should_stop: Callable[[], bool], pause: Callable[[], bool],
@@ -80,35 +83,35 @@ def train_once(
 ) -> TrainResult:  # fmt: skip
     """``training.train`` with the settings of ``job``; a step is one forward pass if asked for."""
     config = job.config
-    return train(
-        decoder,
-        rows,
-        batch_size=job.rows_per_pass if only_one_pass else config.batch_size,
-        gradient_accumulation_steps=1 if only_one_pass else config.gradient_accumulation_steps,
-        rows_per_pass=job.rows_per_pass,
-        steps=steps,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler_type,
-        warmup_ratio=config.warmup_ratio,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        policy=policy,
-        dropout=config.lora_dropout > 0,
-        loss_scale=LossScale() if job.precision == "fp16" else None,
-        save_steps=save_steps,
-        checkpoints=checkpoints,
-        fingerprint=fingerprint,
-        about=about,
-        resume_from=resume_from,
-        heldout=heldout,
-        replan=partial(lower_policy, job),
-        may_cut_rows=config.allow_shorter_rows,
-        conditions=partial(slowed_by, on_gpu=job.machine.gpu is not None),
-        emit=emit,
-        should_stop=should_stop,
-        pause=pause,
-    )
+    with deterministic_gpu(config.deterministic):
+        return train(
+            decoder,
+            rows,
+            batch_size=job.rows_per_pass if only_one_pass else config.batch_size,
+            gradient_accumulation_steps=1 if only_one_pass else config.gradient_accumulation_steps,
+            passes=passes,
+            steps=steps,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type=config.lr_scheduler_type,
+            warmup_ratio=config.warmup_ratio,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            seed=config.seed,
+            dropout=config.lora_dropout > 0,
+            loss_scale=LossScale() if job.precision == "fp16" else None,
+            save_steps=save_steps,
+            checkpoints=checkpoints,
+            fingerprint=fingerprint,
+            about=about,
+            resume_from=resume_from,
+            heldout=heldout,
+            replan=partial(lower_policy, job),
+            may_cut_rows=config.allow_shorter_rows,
+            conditions=partial(slowed_by, on_gpu=job.machine.gpu is not None),
+            emit=emit,
+            should_stop=should_stop,
+            pause=pause,
+        )
 
 
 def steps_of(job: Job, rows: int) -> int:
@@ -157,6 +160,7 @@ def _about(folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _record(folder: RunFolder, event: Healed) -> None:
+def record_healing(folder: RunFolder, event: Healed, *, stage: str) -> None:
+    """Note it in the run. Raises RunError or DiskFull."""
     healed = folder.state().facts.get("healed", [])
-    folder.update(facts={"healed": [*healed, asdict(event)]})
+    folder.update(facts={"healed": [*healed, {"stage": stage, **asdict(event)}]})

@@ -4,7 +4,7 @@
 over one global batch, ``loop`` all of them; ``checkpoint`` is what the next step depends on, on
 disk, ``saver`` when it is written and what is kept; ``heldout`` finds the best step, ``healing``
 what to do when memory runs out, ``watch`` says what else is odd; ``loss_scale`` keeps fp16
-gradients in range; ``metrics`` writes what the loop says.
+gradients in range; ``metrics`` writes what the loop says, ``curves`` draws it for TensorBoard.
 """
 
 from repotune.training.checkpoint import Checkpoint, damages, latest, load

@@ -27,9 +27,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from repotune.durable import sync_folder, write_durably, write_parts_durably, writing
@@ -297,22 +296,32 @@ def damage_of(path: Path) -> str | None:
     digests, sealed = {}, b""
     for name in (DIGESTS, *_CONTENTS):
         try:
-            data = (path / name).read_bytes()
+            if name == DIGESTS:
+                sealed = (path / name).read_bytes()
+            else:
+                digests[name] = _sha256_of(path / name)
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
-        if name == DIGESTS:
-            sealed = data
-        else:
-            digests[name] = hashlib.sha256(data).hexdigest()
     wrong = [name for name, digest in digests.items() if digest.encode() not in sealed]
     if wrong:
         return f"{' and '.join(wrong)} does not fit the SHA-256 in {DIGESTS}"
     return None if sealed == _seal(digests) else f"{DIGESTS} was changed"
 
 
+def _sha256_of(path: Path) -> str:
+    """Part by part, since another thread may want to run meanwhile."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(_PART_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 def _tensors(path: Path) -> dict[str, Tensor]:
+    """One by one, for the same reason; copies, since a file that is mapped cannot be removed."""
     try:
-        return safetensors.torch.load(path.read_bytes())
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}): remove {path.parent.name} to go on from the "

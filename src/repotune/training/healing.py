@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
 import torch
 
 from repotune.errors import DoesNotFit, TrainingError
 from repotune.events import Emit, Healed
-from repotune.records import Policy
+from repotune.records import Passes, Policy
 
 Result = TypeVar("Result")
 
@@ -49,17 +48,6 @@ LOST: Final = (
 Replan: TypeAlias = Callable[[int, Policy | None], Policy | None]
 """(tokens of a pass, a policy that was too much or None) -> the best one that takes less than that;
 None if there is none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passes:
-    """How a global batch goes through the model; only memory and time depend on it."""
-
-    policy: Policy
-    rows: int
-    """At once."""
-    cuts: int = 1
-    """Each row is cut into so many."""
 
 
 class HalfUpdated(TrainingError):
@@ -145,11 +133,15 @@ class Memory:
 
     def _way_out(self, step: int) -> str:
         shorter = "" if self._may_cut_rows else "allow_shorter_rows = true, "
+        # All the planner may do is keep everything only where gradient_checkpointing is off.
+        keeps_all = all(layer.saving == "all" for layer in self.passes.policy.layers)
+        recompute = ", and with --gradient-checkpointing if that is off" if keeps_all else ""
         return (
             f"Memory ran out at step {step} although one row of {self._tokens(self.passes):,} "
             "tokens goes through the model at a time and the planner has nothing left to give up, "
-            "and what was saved is whole: close other programs and go on with --resume, or start a "
-            f"new run with {shorter}a smaller max_seq_length or a smaller lora_r."
+            "and what was saved is whole: close other programs and go on with "
+            f"--resume{recompute}, or start a new run with {shorter}a smaller max_seq_length or a "
+            "smaller lora_r."
         )
 
 

@@ -15,9 +15,9 @@ import torch
 
 from repotune.errors import DoesNotFit, RepotuneError, TrainingError
 from repotune.events import Emit, Notice, StageDone, StageStarted
-from repotune.records import Policy, TrainResult
+from repotune.records import Passes, TrainResult
 from repotune.training.checkpoint import Checkpoint
-from repotune.training.healing import HalfUpdated, Memory, Passes, Replan, explaining_a_lost_gpu
+from repotune.training.healing import HalfUpdated, Memory, Replan, explaining_a_lost_gpu
 from repotune.training.heldout import Heldout, is_due, is_over, measured
 from repotune.training.loss_scale import LEAST, LossScale
 from repotune.training.optimizer import AdamW
@@ -49,9 +49,9 @@ def total_steps(
 
 def train(
     decoder: Trainable, rows: Rows, *, batch_size: int, gradient_accumulation_steps: int,
-    rows_per_pass: int, steps: int, learning_rate: float, lr_scheduler_type: LrSchedulerType,
-    warmup_ratio: float, weight_decay: float, max_grad_norm: float, seed: int, policy: Policy,
-    dropout: bool, loss_scale: LossScale | None, save_steps: int, checkpoints: Path,
+    passes: Passes, steps: int, learning_rate: float, lr_scheduler_type: LrSchedulerType,
+    warmup_ratio: float, weight_decay: float, max_grad_norm: float, seed: int, dropout: bool,
+    loss_scale: LossScale | None, save_steps: int, checkpoints: Path,
     fingerprint: str, about: Mapping[str, Any], resume_from: Checkpoint | None,
     heldout: Heldout | None, replan: Replan, may_cut_rows: bool, conditions: Conditions, emit: Emit,
     should_stop: Callable[[], bool], pause: Callable[[], bool],
@@ -60,8 +60,8 @@ def train(
 
     A checkpoint, marked with ``fingerprint`` and ``about``, goes into ``checkpoints`` every
     ``save_steps``, at each held-out measurement and at the end; while the disk is full, each
-    ``pause`` is followed by another try until it says no. ``rows_per_pass`` rows go through the
-    model at once: the result is the same (but for dropout, which is drawn by pass), and the memory
+    ``pause`` is followed by another try until it says no. ``passes`` is how rows go through the
+    model at first: the result is the same (but for dropout, which is drawn by pass), and the memory
     is not. Where it runs out, ``replan`` says what to do (see ``healing``), and ``may_cut_rows``
     what is allowed. ``dropout``: whether the rows get seeds for it; ``loss_scale``: fp16's, to
     start with, None: none. Where ``should_stop`` says yes, what is done is saved and the result is
@@ -78,7 +78,7 @@ def train(
     _check_rows(len(rows), global_batch, emit)
     optimizer = AdamW(
         decoder.lora_flat(), decoder.lora_state(), weight_decay=weight_decay,
-        on_host=policy.optimizer_offloaded,
+        on_host=passes.policy.optimizer_offloaded,
     )  # fmt: skip
     reached = _start(decoder, optimizer, resume_from, loss_scale, seed, fingerprint, about)
     saver = Saver(
@@ -86,8 +86,8 @@ def train(
         keeps_best=heldout is not None, emit=emit, pause=pause,
     )  # fmt: skip
     memory = Memory(
-        Passes(policy=policy, rows=rows_per_pass), replan=replan,
-        release=partial(_release, decoder), may_cut_rows=may_cut_rows, emit=emit,
+        passes, replan=replan, release=partial(_release, decoder), may_cut_rows=may_cut_rows,
+        emit=emit,
     )  # fmt: skip
     pace, stop = Pace(steps), Stop(should_stop, emit)
     emit(StageStarted(stage=_STAGE, total=steps, unit="steps"))
@@ -119,7 +119,7 @@ def train(
         steps=reached.step, tokens=reached.tokens, seconds=seconds,
         tokens_per_second=pace.tokens / seconds, first_loss=reached.first_loss,
         last_loss=reached.last_loss, interrupted=stop.asked, checkpoint=saver.newest,
-        best_step=reached.best.step or None, heldout_loss=reached.best.loss,
+        passes=memory.passes, best_step=reached.best.step or None, heldout_loss=reached.best.loss,
         stopped_early=stopped_early,
     )  # fmt: skip
 
@@ -183,6 +183,7 @@ class _Run:
                 self.decoder, self.optimizer, cut_samples, step=step, learning_rate=rate,
                 max_grad_norm=self.max_grad_norm, policy=passes.policy, rows_per_pass=passes.rows,
                 loss_scale=None if reached.loss_scale is None else reached.loss_scale.value,
+                between_layers=self.stop.between_layers,
                 between_passes=self.stop.between_passes,
             )  # fmt: skip
 
@@ -193,6 +194,7 @@ class _Run:
                 updates=lambda: self.optimizer.updates,
             )  # fmt: skip
         except Dropped:
+            self.decoder.release()
             return reached
         reached = _advance(reached, figures, self.global_batch, self.emit)
         self.emit(self.pace.step_done(step, rate, figures))

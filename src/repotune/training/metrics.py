@@ -10,17 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repotune.durable import when_there_is_room, write_durably, writing
-from repotune.events import Emit, Event, Healed, HeldoutMeasured, Notice, StepDone
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from repotune.events import Emit, Event, Healed, HeldoutMeasured, StepDone
+from repotune.training.curves import Curves
 
 _WHOLE = "; what was saved before is whole"
 _CURVES = ("loss", "grad_norm", "learning_rate", "loss_scale", "tokens_per_second")
-_FLUSH_SECONDS = 10
 
 
 @contextmanager
@@ -36,7 +33,7 @@ def log_metrics(
     """
     with writing(lines, note=_WHOLE):
         _cut_after(lines, reached)
-    with _Board(tensorboard, reached, emit) as board:
+    with Curves(tensorboard, reached, emit) as curves:
 
         def log(event: Event) -> None:
             line = _line(event)
@@ -44,57 +41,22 @@ def log_metrics(
                 return
             data = json.dumps(line, allow_nan=False).encode() + b"\n"
             when_there_is_room(partial(_append, lines, data), emit=emit, pause=pause)
-            board.add(event)
+            if points := _points(event):
+                curves.add(line["step"], points)
 
         yield log
 
 
-class _Board:
-    """TensorBoard's curves: pleasant to have, so what goes wrong with them ends only them."""
-
-    def __init__(self, folder: Path, reached: int, emit: Emit) -> None:
-        self._folder, self._reached, self._emit = folder, reached, emit
-        self._writer: SummaryWriter | None = None
-
-    def __enter__(self) -> _Board:
-        from torch.utils.tensorboard import SummaryWriter
-
-        with self._given_up_on_errors():
-            # purge_step hides the steps from there on that an earlier writer left in the folder.
-            self._writer = SummaryWriter(
-                str(self._folder), purge_step=self._reached + 1, flush_secs=_FLUSH_SECONDS
-            )
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._writer is not None:
-            with self._given_up_on_errors():
-                self._writer.close()
-
-    def add(self, event: Event) -> None:
-        """Draw the event's points."""
-        if self._writer is None:
-            return
-        with self._given_up_on_errors():
-            if isinstance(event, StepDone):
-                for curve, value in asdict(event).items():
-                    if curve in _CURVES and value is not None:
-                        self._writer.add_scalar(f"train/{curve}", value, event.step)
-            elif isinstance(event, HeldoutMeasured):
-                self._writer.add_scalar("heldout/loss", event.loss, event.step)
-
-    @contextmanager
-    def _given_up_on_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._writer = None
-            self._emit(
-                Notice(
-                    message=f"TensorBoard's curves in {self._folder} are not written any more "
-                    f"({error.strerror or error}); metrics.jsonl has the same numbers."
-                )
-            )
+def _points(event: Event) -> dict[str, float]:
+    """By tag."""
+    match event:
+        case StepDone():
+            values = asdict(event)
+            return {f"train/{name}": values[name] for name in _CURVES if values[name] is not None}
+        case HeldoutMeasured(loss=loss):
+            return {"heldout/loss": loss}
+        case _:
+            return {}
 
 
 def _line(event: Event) -> dict[str, Any] | None:

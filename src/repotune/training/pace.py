@@ -57,11 +57,19 @@ class Stop:
         self.asked = False
         self._should_stop, self._emit = should_stop, emit
         self._began, self._passes, self._done = time.perf_counter(), 0, 0
-        self._usual_seconds = 0.0
+        self._usual_seconds, self._asked_at = 0.0, 0.0
 
     def begin_step(self, *, passes: int) -> None:
         """A step of so many passes begins."""
         self._began, self._passes, self._done = time.perf_counter(), passes, 0
+
+    def between_layers(self) -> None:
+        """Raises Dropped if a stop is asked for and the step would take long, or does."""
+        self.ask()
+        now = time.perf_counter()
+        usual = self._usual_seconds - (now - self._began)
+        if self.asked and max(usual, now - self._asked_at) > STOP_SECONDS:
+            raise Dropped
 
     def between_passes(self) -> None:
         """Raises Dropped if a stop is asked for and the rest of the step would take long."""
@@ -81,7 +89,7 @@ class Stop:
     def ask(self) -> None:
         """Note what ``should_stop`` says."""
         if not self.asked and self._should_stop():
-            self.asked = True
+            self.asked, self._asked_at = True, time.perf_counter()
             self._emit(
                 Notice(
                     message="Stopping: what is done is saved first; a second Ctrl-C stops at once, "

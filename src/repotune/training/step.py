@@ -37,9 +37,13 @@ class Trainable(Protocol):
         ...
 
     def loss_and_grad(
-        self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None
-    ) -> Tensor:
-        """Sum of the row's token losses in nats, []; adds ``scale`` × its gradient to ``.grad``."""
+        self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None,
+        between_layers: Callable[[], None],
+    ) -> Tensor:  # fmt: skip
+        """Sum of the row's token losses in nats, []; adds ``scale`` × its gradient to ``.grad``.
+
+        ``between_layers`` may raise, which breaks the row off.
+        """
         ...
 
 
@@ -65,6 +69,7 @@ def train_step(
     policy: Policy,
     rows_per_pass: int,
     loss_scale: float | None,
+    between_layers: Callable[[], None],
     between_passes: Callable[[], None],
 ) -> StepFigures:
     """Add up the gradients of all samples' losses, clip, update the weights.
@@ -92,6 +97,7 @@ def train_step(
             scale=(loss_scale or 1.0) / targets,
             policy=policy,
             dropout_seed=pass_seed(together),
+            between_layers=between_layers,
         )
         losses.append(loss)
         between_passes()
