@@ -104,6 +104,7 @@ def test_a_long_value_is_shown_in_part() -> None:
         ({"heldout_share": 0}, ("evaluate", "heldout_share")),
         ({"revision": "main"}, ("revision", "model")),
         ({"revision": "main", "model": "starter"}, ("revision", "model")),
+        ({"fim_tokens": "add", "fim_rate": 0}, ("fim_tokens", "fim_rate")),
     ],
 )
 def test_an_impossible_combination_names_its_keys(

@@ -152,6 +152,11 @@ class FineTuningConfig(BaseModel):
         description="Share of the documents trained as fill-in-the-middle, "
         "if the model has the tokens for it.",
     )
+    fim_tokens: Literal["model", "add"] = Field(
+        default="model",
+        description="Which tokens stand for fill-in-the-middle: model, its own, if it has any; "
+        "add, four that it is taught, if it has none.",
+    )
     gradient_checkpointing: bool = Field(
         default=True,
         description="Save memory: compute activations again in the backward pass.",
@@ -377,6 +382,11 @@ def _check_combinations(config: FineTuningConfig) -> None:
         raise ConfigError(
             "evaluate = true with heldout_share = 0 is impossible, because no file would be held "
             "out to evaluate on: give heldout_share a value above 0, or set evaluate to false."
+        )
+    if config.fim_tokens == "add" and config.fim_rate == 0:
+        raise ConfigError(
+            'fim_tokens = "add" with fim_rate = 0 is impossible, because nothing would teach the '
+            'tokens: give fim_rate a value above 0, or set fim_tokens to "model".'
         )
     if config.revision is not None and config.model in (None, "starter"):
         raise ConfigError(

@@ -16,6 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from repotune.durable import write_durably
 from repotune.errors import DoesNotFit, RunError, UsageError
 from repotune.events import (
     Emit,
@@ -120,7 +121,6 @@ def _prepare(
     run: RunFolder, to: ExportFormat, quantisation: Quantisation, target: Path, emit: Emit
 ) -> _Work:
     from repotune.export import MergedWeights, adapter_shapes, find_program, read_adapter
-    from repotune.model import open_weights
     from repotune.tokens import gguf_metadata
 
     is_gguf = to in ("gguf", "ollama")
@@ -131,11 +131,13 @@ def _prepare(
     return _Work(
         run=run,
         job=job,
-        merged=MergedWeights(open_weights(job.base), adapter, scale=job.lora.scale),
+        merged=MergedWeights(job.weights(), adapter, lora=job.lora),
         format=to,
         quantisation=quantisation,
         name=re.sub(r"[^a-z0-9._-]+", "-", target.absolute().name.lower()).strip("-.") or "tuned",
-        tokenizer=gguf_metadata(path, job.shape.vocab_size) if is_gguf else {},
+        tokenizer=(
+            gguf_metadata(path, job.shape.vocab_size, add_fim=job.add_fim) if is_gguf else {}
+        ),
         quantiser=quantiser,
         emit=emit,
     )
@@ -163,11 +165,15 @@ def _export(work: _Work, partial: Path, target: Path) -> HandOver:
 
 def _write(work: _Work, folder: Path) -> None:
     from repotune.export import MODELFILE, modelfile, sixteen_bits, write_merged, write_quantised
+    from repotune.tokens.hf_files import hf_files
 
     base = work.job.base
     if work.format == "peft":
         for path in work.run.adapter.iterdir():
             shutil.copyfile(path, folder / path.name)
+        if work.job.tokenizer.added_ids:
+            for name, data in hf_files(Path(base.path), add_fim=True).items():
+                write_durably(folder / name, data)
         return
     wrote = _counted(work)
     if not work.is_gguf:
@@ -206,7 +212,7 @@ def _read_by_us(work: _Work) -> tuple[list[Passage] | None, torch.dtype | None, 
     import torch
 
     from repotune.export import load_adapter, passage_ids, read_by_us
-    from repotune.model import Decoder, open_weights
+    from repotune.model import Decoder
 
     job = work.job
     free, numbers = job.machine.ram_free_bytes, _numbers(work)
@@ -219,7 +225,7 @@ def _read_by_us(work: _Work) -> tuple[list[Passage] | None, torch.dtype | None, 
             f"{free / 2**30:.1f} GiB is free: close other programs and export again."
         )
         return None, None, why
-    decoder = Decoder(open_weights(job.base), lora=job.lora, dtype=dtype)
+    decoder = Decoder(job.weights(), lora=job.lora, dtype=dtype)
     load_adapter(work.run.adapter, decoder.lora_state(), lora=job.lora)
     decoder.refresh()
     return read_by_us(decoder, passage_ids(job.tokenizer)), dtype, None
@@ -267,7 +273,7 @@ def _card_facts(work: _Work) -> CardFacts:
 
     run, job = work.run, work.job
     base, fim = job.base, job.tokenizer.fim
-    names = token_names(Path(base.path))
+    names = token_names(Path(base.path), add_fim=job.add_fim)
     shown = STARTER_HUB_ID if base.name == CPU_MODEL else base.name
     return CardFacts(
         name=work.name,
@@ -307,7 +313,10 @@ def _command(work: _Work, folder: str) -> str:
     place = f'"{folder}"' if " " in folder else folder
     match work.format:
         case "peft":
-            return f"PeftModel.from_pretrained(base, {folder!r})"
+            load = f"PeftModel.from_pretrained(base, {folder!r})"
+            if not work.job.tokenizer.added_ids:
+                return load
+            return f"base.resize_token_embeddings({work.job.shape.vocab_size}); {load}"
         case "merged":
             return f"AutoModelForCausalLM.from_pretrained({folder!r})"
         case "gguf":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,20 +19,22 @@ from repotune.records import LoraSpec, Machine, ModelRef, Policy, Precision, Sha
 from repotune.runs import RunState
 
 if TYPE_CHECKING:
-    from repotune.model import Decoder
+    from repotune.model import Decoder, WeightSource
     from repotune.planning import Setup
     from repotune.tokens import CodeTokenizer
 
 CPU_MODEL = "starter"
 GPU_MODEL = "codellama/CodeLlama-7b-hf"
+ROWS_MULTIPLE = 8
+"""Of an embedding: 16 bytes of 16-bit logits."""
 SLOW_FP16 = "A processor emulates fp16, up to a hundred times slower than fp32"
 NOT_IN_FINGERPRINT = (
     "output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model", "rehearsal",
     "eval_steps", "early_stopping_patience", "allow_shorter_rows", "gradient_checkpointing",
-    "batch_size", "gradient_accumulation_steps",
+    "batch_size", "gradient_accumulation_steps", "fim_tokens",
 )  # fmt: skip
-"""Settings that change no step: a run may be resumed where these differ. Of the last two only the
-product, the global batch, decides; it has a place of its own."""
+"""Settings that change no step: a run may be resumed where these differ. Of the batch's two only
+the product decides, which has a place of its own; fim_tokens shows in the rows."""
 FINER_BUDGET = 0.99
 """Of the memory that the planner was asked about before, until it has nothing more to offer."""
 WORTH_A_TRY = 0.8
@@ -53,9 +55,20 @@ class Job:
     precision: Precision
 
     @property
+    def add_fim(self) -> bool:
+        """Whether a model without tokens for fill in the middle is taught some."""
+        return self.config.fim_tokens == "add"
+
+    @property
     def use_4bit(self) -> bool:
         """Whether the base weights are kept in 4 bits."""
         return self.config.use_4bit and self.machine.gpu is not None
+
+    def weights(self) -> WeightSource:
+        """The base model's, with rows for the tokens that it is taught. Raises ModelError."""
+        from repotune.model import open_weights
+
+        return open_weights(self.base, vocab_size=self.shape.vocab_size)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -126,16 +139,24 @@ def settle(state: RunState, emit: Emit) -> Job:
             )
         )
     base = _find_base(state, config, GPU_MODEL if machine.gpu else CPU_MODEL, emit)
-    shape, tokenizer = read_shape(base), load_tokenizer(Path(base.path))
+    shape = read_shape(base)
+    tokenizer = load_tokenizer(Path(base.path), add_fim=config.fim_tokens == "add")
+    if config.fim_tokens == "add" and not tokenizer.added_ids:
+        emit(
+            Notice(
+                message=f"{base.name} has its own tokens for fill in the middle: none are added."
+            )
+        )
     open_weights(base)  # names, shapes and sizes are checked before anything is done in vain
     if config.max_seq_length > shape.max_position_embeddings:
         raise UsageError(
             f"max_seq_length = {config.max_seq_length:,} is more than the "
             f"{shape.max_position_embeddings:,} positions that {base.name} knows: lower it."
         )
-    if tokenizer.vocab_size > shape.vocab_size:
+    own_tokens = tokenizer.vocab_size - len(tokenizer.added_ids)
+    if own_tokens > shape.vocab_size:
         raise ModelError(
-            f"{base.path} has a tokenizer of {tokenizer.vocab_size:,} tokens and weights for "
+            f"{base.path} has a tokenizer of {own_tokens:,} tokens and weights for "
             f"{shape.vocab_size:,}: they are of different models, so download the model again."
         )
     return Job(
@@ -143,16 +164,25 @@ def settle(state: RunState, emit: Emit) -> Job:
         tree=Path(state.tree),
         machine=machine,
         base=base,
-        shape=shape,
+        shape=_with_room(shape, tokenizer),
         tokenizer=tokenizer,
         lora=LoraSpec(
             r=config.lora_r,
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
             target_modules=config.target_modules,
+            trainable_token_indices=tokenizer.added_ids,
         ),
         precision=precision,
     )
+
+
+def _with_room(shape: Shape, tokenizer: CodeTokenizer) -> Shape:
+    """With an embedding for the tokens that are added, too; its rows stay a multiple of eight,
+    since matmuls are slow on others."""
+    if tokenizer.vocab_size <= shape.vocab_size:
+        return shape
+    return replace(shape, vocab_size=-(-tokenizer.vocab_size // ROWS_MULTIPLE) * ROWS_MULTIPLE)
 
 
 def without_notices(emit: Emit) -> Emit:
@@ -260,7 +290,7 @@ def load_decoder(job: Job, emit: Emit, *, keep_quantised: bool = True) -> Decode
 
     from repotune.kernels import fastest_ops
     from repotune.machine import cap_gpu, prepare_gpu
-    from repotune.model import Decoder, QuantisedLayers, open_weights
+    from repotune.model import Decoder, QuantisedLayers
 
     if job.machine.gpu:
         prepare_gpu()
@@ -272,7 +302,7 @@ def load_decoder(job: Job, emit: Emit, *, keep_quantised: bool = True) -> Decode
         emit(Notice(message=note))
     quantised = quantised_folder(job.base, job.precision)
     return Decoder(
-        open_weights(job.base),
+        job.weights(),
         lora=job.lora,
         dtype=dtype,
         device=job.device,

@@ -57,7 +57,8 @@ GAP: Final = (
 TRIAL_TOKENS: Final = 24
 NO_EDITOR: Final = (
     "has no tokens for fill in the middle, so an editor cannot ask it for what stands between "
-    "prefix and suffix, and there are no settings for editors: it completes from left to right."
+    "prefix and suffix, and there are no settings for editors: it completes from left to right. "
+    "`repotune tune --fim-tokens add` teaches a model to fill in."
 )
 INSTALL: Final = 'pip install "repotune[gguf]"'
 
@@ -145,13 +146,14 @@ def _start(
 ) -> tuple[dict[str, Path], list[ServedModel], dict[str, LlamaServer]]:
     """The GGUF files, made where they are not there yet, each in a process of llama.cpp."""
     from repotune.serving import ServedModel, Upstream
-    from repotune.tokens import gguf_metadata
+    from repotune.tokens import gguf_metadata, load_tokenizer
     from repotune.tokens.gguf_metadata import CHAT_TEMPLATE
 
     job = settle(run.state(), without_notices(emit))
     context = min(CONTEXT, job.shape.max_position_embeddings)
     _refuse_no_memory(job, len(NAMES[which]), quantisation, context)
-    tokenizer = gguf_metadata(Path(job.base.path), job.shape.vocab_size)
+    base = Path(job.base.path)
+    tokenizer = gguf_metadata(base, job.shape.vocab_size, add_fim=job.add_fim)
     with run.locked():
         files = {
             name: _model_file(run, job, tokenizer, name == "tuned", quantisation, emit)
@@ -163,12 +165,14 @@ def _start(
         emit(StageStarted(stage=LOAD))
         server = LlamaServer(path, context=context, slots=SLOTS, scratch=scratch)
         processes[name] = stack.enter_context(server)
-        fim, names = job.tokenizer.fim, tokenizer["tokenizer.ggml.tokens"]
+        # The base model itself was not taught the tokens that the run has added.
+        reads = job.tokenizer if name == "tuned" else load_tokenizer(base)
+        fim, names = reads.fim, tokenizer["tokenizer.ggml.tokens"]
         models.append(
             ServedModel(
                 name=name,
                 upstream=Upstream(address=server.address, key=server.key),
-                tokenizer=job.tokenizer,
+                tokenizer=reads,
                 fim_names=(names[fim.prefix_id], names[fim.suffix_id], names[fim.middle_id])
                 if fim else None,
                 has_chat=CHAT_TEMPLATE in tokenizer,
@@ -209,7 +213,6 @@ def _model_file(
         write_quantised,
     )
     from repotune.export.fresh import refuse_no_room
-    from repotune.model import open_weights
 
     folder = run.path / "serve"
     kind = f"{'tuned' if tuned else 'base'}-{quantisation.upper()}"
@@ -224,7 +227,7 @@ def _model_file(
         read_adapter(run.adapter, adapter_shapes(job.shape, job.lora), lora=job.lora)
         if tuned else {}
     )  # fmt: skip
-    source = MergedWeights(open_weights(job.base), adapter, scale=job.lora.scale)
+    source = MergedWeights(job.weights(), adapter, lora=job.lora)
     total, done = by_way or size, 0
 
     def wrote(count: int) -> None:

@@ -34,6 +34,7 @@ FLAGS = """
 --seed
 --heldout-share
 --fim-rate
+--fim-tokens
 --gradient-checkpointing --no-gradient-checkpointing
 -o --output-dir
 --save-steps
@@ -69,10 +70,10 @@ def test_every_flag_gives_its_field_a_value_that_the_configuration_takes() -> No
         "--max-seq-length 512 --no-use-4bit --lora-r 8 --lora-alpha 16 --lora-dropout 0.1 "
         "--target-modules v_proj,q_proj --learning-rate 1e-4 --lr-scheduler-type linear "
         "--warmup-ratio 0.1 --weight-decay 0.01 --max-grad-norm 2 --num-train-epochs 2.5 "
-        "--max-steps 7 --precision fp32 --seed 1 --heldout-share 0.2 --fim-rate 0 "
-        "--no-gradient-checkpointing -o out --save-steps 5 --no-evaluate --eval-max-tokens 900 "
-        "--eval-steps 20 --early-stopping-patience 5 --allow-shorter-rows --no-rehearsal "
-        "--deterministic --keep-vendored --offline"
+        "--max-steps 7 --precision fp32 --seed 1 --heldout-share 0.2 --fim-rate 0.2 "
+        "--fim-tokens add --no-gradient-checkpointing -o out --save-steps 5 --no-evaluate "
+        "--eval-max-tokens 900 --eval-steps 20 --early-stopping-patience 5 --allow-shorter-rows "
+        "--no-rehearsal --deterministic --keep-vendored --offline"
     )
     context = command.make_context("tune", ["tree", *arguments.split()])
     values = {name: context.params[name] for name in FineTuningConfig.model_fields}
@@ -98,7 +99,8 @@ def test_every_flag_gives_its_field_a_value_that_the_configuration_takes() -> No
         precision="fp32",
         seed=1,
         heldout_share=0.2,
-        fim_rate=0.0,
+        fim_rate=0.2,
+        fim_tokens="add",
         gradient_checkpointing=False,
         output_dir=Path("out"),
         save_steps=5,

@@ -31,7 +31,7 @@ from .tiny import write_model as write_base
 
 
 def write(base, decoder, path, quantisation):
-    merged = MergedWeights(open_weights(base), decoder.lora_state(), scale=decoder.lora.scale)
+    merged = MergedWeights(open_weights(base), decoder.lora_state(), lora=decoder.lora)
     told = []
     write_model(
         path, merged, metadata(base, merged), name="tiny", licence="mit",

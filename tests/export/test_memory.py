@@ -49,7 +49,7 @@ def watch():
 before = anonymous()
 thread = threading.Thread(target=watch)
 thread.start()
-merged = MergedWeights(source, adapter, scale=lora.scale)
+merged = MergedWeights(source, adapter, lora=lora)
 if to == "merged":
     write_merged(
         out, merged, ref, load_tokenizer(base), dtype=torch.bfloat16, wrote=lambda count: None

@@ -24,7 +24,7 @@ def test_the_weights_are_those_that_peft_merges(family, lora, tmp_path):
         transformers.AutoModelForCausalLM.from_pretrained(base.path), tmp_path / "adapter"
     ).merge_and_unload()
     expected = theirs.state_dict()
-    merged = MergedWeights(open_weights(base), decoder.lora_state(), scale=lora.scale)
+    merged = MergedWeights(open_weights(base), decoder.lora_state(), lora=lora)
     assert set(merged.names()) == set(expected) - {"lm_head.weight"} | (
         set() if merged.shape.tie_word_embeddings else {"lm_head.weight"}
     )

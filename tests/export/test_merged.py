@@ -1,6 +1,7 @@
 """The merged folder in transformers' hands."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -21,7 +22,7 @@ TOLERANCE = 1e-5  # relative L2 in fp32: the bound the project promises
 
 def write(base, decoder, folder, **options):
     folder.mkdir()
-    merged = MergedWeights(open_weights(base), decoder.lora_state(), scale=decoder.lora.scale)
+    merged = MergedWeights(open_weights(base), decoder.lora_state(), lora=decoder.lora)
     told = []
     write_merged(
         folder, merged, base, load_tokenizer(folder.parent / "base"),
@@ -107,6 +108,7 @@ def test_a_weight_that_has_no_room_in_16_bits_is_refused(tmp_path):
     base = write_model(tmp_path / "base")
     decoder = adapted(base)
     decoder.lora_state()["model.layers.1.mlp.up_proj.lora_B.weight"].fill_(1e6)
-    merged = MergedWeights(open_weights(base), decoder.lora_state(), scale=1e4)
+    wild = replace(SPEC, alpha=4e4)
+    merged = MergedWeights(open_weights(base), decoder.lora_state(), lora=wild)
     with pytest.raises(ExportError, match=r"layers\.1\.mlp\.up_proj.*float16.*learning_rate"):
         _write_weights(tmp_path, merged, torch.float16, lambda count: None, 10**9)

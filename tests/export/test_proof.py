@@ -25,7 +25,7 @@ from repotune.model import open_weights
 from repotune.tokens import gguf_metadata, load_tokenizer
 
 from ..tokens.vocabularies import BYTE_LEVEL_FAMILIES, write_byte_level, write_codellama
-from .tiny import adapted, save_adapter, write_model
+from .tiny import SPEC, adapted, save_adapter, write_model
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def model(tmp_path_factory):
 
 
 def merged(base, decoder):
-    return MergedWeights(open_weights(base), decoder.lora_state(), scale=decoder.lora.scale)
+    return MergedWeights(open_weights(base), decoder.lora_state(), lora=decoder.lora)
 
 
 def gguf_proof(path, source, folder, tokenizer, passages):
@@ -63,7 +63,7 @@ def test_an_adapter_is_read_by_peft(model, tmp_path):
 
 def test_what_lacks_the_adapter_is_not_handed_over(model, tmp_path):
     base, tokenizer, _, passages = model
-    source = MergedWeights(open_weights(base), {}, scale=1.0)
+    source = MergedWeights(open_weights(base), {}, lora=SPEC)
     write_merged(tmp_path, source, base, tokenizer, dtype=torch.float16, wrote=lambda count: None)
     found = ask_transformers(tmp_path, passages, dtype=torch.float32)
     with pytest.raises(ExportError, match=r"something else.*differ by \d+\.\d+%.*not handed over"):

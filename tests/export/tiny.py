@@ -78,7 +78,7 @@ def write_model(
     return ModelRef(name=str(folder), revision=None, path=str(folder), digest="")
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, *, specials=SPECIALS) -> None:
     """One id a byte, a few merges, and Qwen2.5-Coder's tokens to fill in the middle."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocab = {character: number for number, character in enumerate(alphabet)}
@@ -86,7 +86,7 @@ def write_tokenizer(folder: Path) -> None:
     library = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=list(MERGES)))
     library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = tokenizers.decoders.ByteLevel()
-    library.add_special_tokens(list(SPECIALS))
+    library.add_special_tokens(list(specials))
     library.save(str(folder / "tokenizer.json"))
     settings = {"eos_token": SPECIALS[0], "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -1,6 +1,7 @@
 """The decoder on a CUDA device with the fused operations; `make test-gpu` runs it."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -247,3 +248,29 @@ def test_dropout_masks_come_again_from_their_seed(deterministic):
     got = gradients(model, one, saving("input"), seed=3)
     assert got[0] == want[0]
     assert torch.equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_of_new_tokens_are_trained_as_exactly(tied):
+    made = replace(shape(2), tie_word_embeddings=tied)
+    lora, one = replace(LORA, trainable_token_indices=(999, 1000, 1001, 1002)), row()
+    one.input_ids[[3, 77, 500]] = 1001
+    one.labels[[40, 900]] = 1002
+    exact = decoder(made, ops=PLAIN, dtype=torch.float32, lora=lora)
+    want = rows_of(exact, one)
+    plain, fused = rows_of(decoder(made, ops=PLAIN, lora=lora), one), decoder(made, lora=lora)
+    assert len(want) == (1 if tied else 2)
+    first = rows_of(fused, one)
+    for name, expected in want.items():
+        ours, theirs = (float((got[name] - expected).norm()) for got in (first, plain))
+        assert ours <= 1.05 * theirs  # as for LoRA: both round to 16 bits
+    for _ in range(3):  # recorded, and replayed, also after the base was asked
+        fused.token_losses(one, adapted=False)
+        again = rows_of(fused, one)
+        assert all(torch.allclose(again[name], first[name], rtol=1e-3) for name in first)
+
+
+def rows_of(model, one):
+    gradients(model, one, saving("all"))
+    state = model.lora_state()
+    return {name: state[name].grad.clone() for name in state if "token_adapter" in name}

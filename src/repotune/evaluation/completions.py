@@ -137,7 +137,8 @@ def complete_at(
     ``line`` and ``column`` count from 1; the cursor stands before the column, without one at the
     end of the line. With code to its right, the rest of the line is to be written; at the end of a
     line, what follows: as many whole lines as ``max_new_tokens`` hold. That is the truth, and no
-    model sees it. One that can fill in the middle sees the code after the truth.
+    model sees it. One that can fill in the middle sees the code after the truth; a base whose
+    tuned model was taught to does not.
 
     Raises UsageError if there is no such place, or nothing before it to go on from.
     """
@@ -149,8 +150,11 @@ def complete_at(
     suffix = rest[len(truth) :]
     fills_in = tokenizer.fim is not None and bool(suffix.strip())
     limit = _prompt_limit(max_seq_length, max_new_tokens)
-    prompt = fitted_prompt(tokenizer, prefix, suffix if fills_in else None, limit=limit)
-    if not len(prompt):
+    prompts = {
+        adapted: fitted_prompt(tokenizer, prefix, suffix if seen else None, limit=limit)
+        for adapted, seen in ((True, fills_in), (False, fills_in and not tokenizer.added_ids))
+    }
+    if not all(map(len, prompts.values())):
         raise UsageError(
             f"There is nothing before line {line} of {path} for the model to go on from: choose a "
             "place further down."
@@ -159,7 +163,7 @@ def complete_at(
         name: continuation(
             decoder,
             tokenizer,
-            prompt,
+            prompts[adapted],
             max_new_tokens=max_new_tokens,
             finished=_has_line_end if inside else _never,
             adapted=adapted,

@@ -67,7 +67,7 @@ def write_merged(
     }
     for name, content in texts.items():
         write_durably(folder / name, json.dumps(content, indent=2).encode())
-    for name, data in hf_files(path).items():
+    for name, data in hf_files(path, add_fim=bool(tokenizer.added_ids)).items():
         write_durably(folder / name, data)
 
 
@@ -129,6 +129,7 @@ def _rounded(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
 def _config(path: Path, shape: Shape, tokenizer: CodeTokenizer, dtype: str) -> dict[str, Any]:
     if not is_gguf(path):
         config = read_config(path)
+        config["vocab_size"] = shape.vocab_size
         return {**config, "dtype" if "dtype" in config else "torch_dtype": dtype}
     return {
         "architectures": [ARCHITECTURES[shape.model_type]],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from repotune.durable import sync_folder, write_durably, writing
 from repotune.errors import RunError
+from repotune.model.new_tokens import SUFFIX
 from repotune.model.starter import STARTER
 from repotune.records import LoraSpec, ModelRef
 
@@ -54,7 +55,7 @@ def export_adapter(
             write_durably(
                 partial / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"})
             )
-            config = {**_settings(lora), **_origin(lora, base)}
+            config = {**_settings(lora, lora_state), **_origin(lora, base)}
             write_durably(partial / CONFIG, json.dumps(config, indent=2, allow_nan=False).encode())
             sync_folder(partial)
             if folder.exists():
@@ -100,13 +101,15 @@ def read_adapter(
         ) from None
     except (ValueError, RecursionError, SafetensorError) as error:
         raise RunError(f"The adapter {folder} is damaged ({error}): {advice}.") from None
-    _refuse_other_settings(folder, config, lora)
+    _refuse_other_settings(folder, config, _settings(lora, shapes))
     _refuse_other_tensors(folder, found, {PREFIX + name: size for name, size in shapes.items()})
     return {name: found[PREFIX + name].float() for name in shapes}
 
 
-def _settings(lora: LoraSpec) -> dict[str, Any]:
-    """What decides, beside the matrices, what the adapter does; under PEFT's names."""
+def _settings(lora: LoraSpec, names: Collection[str]) -> dict[str, Any]:
+    """What decides, beside the tensors of ``names``, what the adapter does; under PEFT's names."""
+    tables = [name.rpartition(f".{SUFFIX}")[0] for name in names if name.endswith(SUFFIX)]
+    tokens = {table.rpartition(".")[2]: list(lora.trainable_token_indices) for table in tables}
     return {
         "peft_type": "LORA",
         "r": lora.r,
@@ -119,6 +122,7 @@ def _settings(lora: LoraSpec) -> dict[str, Any]:
         "alpha_pattern": {},
         "use_rslora": False,
         "use_dora": False,
+        "trainable_token_indices": tokens or None,
     }
 
 
@@ -135,8 +139,7 @@ def _origin(lora: LoraSpec, base: ModelRef) -> dict[str, Any]:
     }
 
 
-def _refuse_other_settings(folder: Path, config: object, lora: LoraSpec) -> None:
-    wanted = _settings(lora)
+def _refuse_other_settings(folder: Path, config: object, wanted: Mapping[str, Any]) -> None:
     found = {**wanted, **config} if isinstance(config, dict) else {}
     if isinstance(found.get("target_modules"), list):
         found["target_modules"] = sorted(map(str, found["target_modules"]))

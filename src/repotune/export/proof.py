@@ -77,6 +77,10 @@ def ask_transformers(
             if adapter is not None:
                 import peft
 
+                rows = passages[0].logits_TV.shape[1]
+                if theirs.get_input_embeddings().num_embeddings < rows:
+                    theirs.resize_token_embeddings(rows)  # for tokens that the base has not
+
                 theirs = peft.PeftModel.from_pretrained(theirs, adapter, local_files_only=True)
     except Exception as error:  # theirs are of many kinds
         raise ExportError(

@@ -6,6 +6,7 @@ reference for faster ones. The model calls ``ops.rotate(...)`` and never asks wh
 
 from repotune.kernels.attention import Attended, Documents
 from repotune.kernels.buffers import Buffers
+from repotune.kernels.cross_entropy import HeadRows
 from repotune.kernels.heads import Heads
 from repotune.kernels.ops import PLAIN, PLAIN_GPU, Ops
 from repotune.kernels.select import fastest_ops
@@ -16,6 +17,7 @@ __all__ = [
     "Attended",
     "Buffers",
     "Documents",
+    "HeadRows",
     "Heads",
     "Ops",
     "fastest_ops",

@@ -5,23 +5,37 @@ Shapes: T tokens, D width, V vocabulary, m rows of a chunk.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from repotune.kernels.buffers import Buffers
+from repotune.kernels.plain import add_product
 from repotune.records import IGNORE
 
 CHUNK_ELEMENTS = 2**23
 """Logits of a chunk: 32 MiB in fp32, within the last-level cache of a desktop CPU."""
 
 
+@dataclass(frozen=True, slots=True)
+class HeadRows:
+    """The few rows of the head that are trained."""
+
+    columns: slice
+    """Their ids: they are neighbours."""
+    gradient_ND: Tensor
+    """fp32; what is added to it is ``scale`` × (p - 1 at the label) × x, summed over T."""
+
+
 def cross_entropy(
-    x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, *, scale: Tensor, dx: Tensor, buffers: Buffers
-) -> Tensor:
+    x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, *, scale: Tensor, dx: Tensor,
+    buffers: Buffers, rows: HeadRows | None = None,
+) -> Tensor:  # fmt: skip
     """Sum of the token losses (nats, fp32 scalar); ``dx`` [T, D] gets ``scale`` × its gradient.
 
     ``scale`` is a scalar [] on x's device. Positions labelled IGNORE cost nothing and have a zero
-    gradient. The head gets no gradient.
+    gradient. Of the head only ``rows`` get one.
     """
     total = torch.zeros((), dtype=torch.float32, device=x_TD.device)
     dx.zero_()
@@ -32,6 +46,9 @@ def cross_entropy(
         p_mV[torch.arange(len(index_m), device=p_mV.device), labels_m] -= 1.0
         dlogits_mV = buffers.take("logits", *p_mV.shape).copy_(p_mV.mul_(scale))
         dx[index_m] = dlogits_mV @ head_VD
+        if rows is not None:
+            of_rows_Nm = dlogits_mV[:, rows.columns].t()
+            add_product(rows.gradient_ND, of_rows_Nm, x_TD[index_m], 1.0)
     return total
 
 

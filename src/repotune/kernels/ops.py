@@ -31,7 +31,7 @@ class CrossEntropy(Protocol):
 
     def __call__(
         self, x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, *, scale: Tensor, dx: Tensor,
-        buffers: Buffers,
+        buffers: Buffers, rows: cross_entropy.HeadRows | None = None,
     ) -> Tensor:  # fmt: skip
         """Return the sum of losses, write its gradient."""
         ...

@@ -16,6 +16,7 @@ from torch import Tensor
 from repotune.kernels import Buffers, Documents, Ops
 from repotune.model.graphs import MAX_NUMBERS, Graphs, Inputs
 from repotune.model.layer import Layer, RowContext, Saved
+from repotune.model.new_tokens import NewTokens
 from repotune.model.offload import Offloader
 from repotune.model.rope import tables
 from repotune.records import IntArray, Policy, Row, Shape
@@ -35,6 +36,8 @@ class Parts:
     layers: tuple[Layer, ...]
     norm_D: Tensor
     head_VD: Tensor
+    new_tokens: NewTokens | None
+    """Whose rows in embedding and head are trained, if any are."""
     inverse_h: Tensor
     """Rotary frequencies."""
     shared: Buffers
@@ -143,6 +146,9 @@ class Backprop:
             between_layers()
             saved = self._take_back(i, memory.pop(), policy)
             parts.layers[i].backward(d_TDR, saved, contexts[i], scratch=parts.shared, out=d_TDR)
+        if parts.new_tokens is not None:
+            dx_TD = d_TDR[:, : parts.shape.hidden_size]
+            parts.new_tokens.add_gradient(inputs.input_ids, dx_TD)
         if self._offloader is not None:
             self._offloader.end_backward()
         return loss
@@ -183,8 +189,9 @@ class Backprop:
         )
         dnormed = parts.shared.take("dnormed", tokens, width)
         loss = parts.ops.cross_entropy(
-            normed, parts.head_VD, labels_T, scale=scale, dx=dnormed, buffers=parts.shared
-        )
+            normed, parts.head_VD, labels_T, scale=scale, dx=dnormed, buffers=parts.shared,
+            rows=None if parts.new_tokens is None else parts.new_tokens.head_rows,
+        )  # fmt: skip
         d_TDR = parts.shared.take_padded("d", tokens, self._width_TDR)
         zero = parts.norm_D.new_zeros(1, width).expand(tokens, width)
         parts.ops.rms_norm_backward(dnormed, x_TD, parts.norm_D, rstd, zero, d_TDR[:, :width])

@@ -23,6 +23,7 @@ from repotune.model.cache import Attend, KVCache
 from repotune.model.frozen import DenseWeight, FrozenWeight, Nf4Weight
 from repotune.model.layer import Layer, RowContext
 from repotune.model.linear import Part, StackedLinear, lora_size, parts_of, ranks_of
+from repotune.model.new_tokens import EMBEDDING, HEAD, NewTokens, rows_size
 from repotune.model.quantised import QuantisedLayers
 from repotune.model.rope import frequencies
 from repotune.model.weights import WeightSource, tensor_shapes
@@ -66,6 +67,7 @@ class Decoder:
         self._flat, masters = self._masters()
         embedding_VD = self._read("model.embed_tokens.weight")
         tied = self.shape.tie_word_embeddings
+        head_VD = embedding_VD if tied else self._read("lm_head.weight")
         layers = range(self.shape.num_hidden_layers)
         self.layers = [self._layer(i, masters, generator) for i in layers]
         self.parts = Parts(
@@ -74,7 +76,8 @@ class Decoder:
             embedding_VD=embedding_VD,
             layers=tuple(self.layers),
             norm_D=self._read("model.norm.weight"),
-            head_VD=embedding_VD if tied else self._read("lm_head.weight"),
+            head_VD=head_VD,
+            new_tokens=self._new_tokens(embedding_VD, head_VD, masters, generator),
             inverse_h=frequencies(self.shape).to(self.device),
             shared=self._shared,
         )
@@ -89,8 +92,8 @@ class Decoder:
     def lora_state(self) -> dict[str, Tensor]:
         """The fp32 master weights by name; each one's ``.grad`` is a buffer of the decoder's.
 
-        Names end in ``q_proj.lora_A.weight`` [r, in] and ``q_proj.lora_B.weight`` [out, r]. After
-        changing values in place, call ``refresh``.
+        Names end in ``q_proj.lora_A.weight`` [r, in] and ``q_proj.lora_B.weight`` [out, r]; rows
+        of new tokens are as in ``new_tokens``. After changing values in place, call ``refresh``.
         """
         return self._state
 
@@ -105,6 +108,8 @@ class Decoder:
     def refresh(self) -> None:
         """Take over changed master weights into the weights that the forward multiplies with."""
         self._backprop.graphs.replay("refresh", self._refresh)
+        if self.parts.new_tokens is not None:
+            self.parts.new_tokens.refresh()
 
     def _refresh(self) -> None:
         for layer in self.layers:
@@ -124,6 +129,7 @@ class Decoder:
         ``between_layers`` may raise, which breaks the row off: then gradients are to be zeroed, and
         ``release`` called. It is not called in passes that are recorded, which take no second.
         """
+        self._show(adapted=True)
         return self._backprop.loss_and_grad(
             row, scale=scale, policy=policy, dropout_seed=dropout_seed,
             between_layers=between_layers,
@@ -186,11 +192,17 @@ class Decoder:
         )
         return self._head(hidden_BD)
 
+    def _show(self, *, adapted: bool) -> None:
+        """Let embedding and head hold the rows of new tokens that are asked about."""
+        if self.parts.new_tokens is not None:
+            self.parts.new_tokens.show(trained=adapted)
+
     def _forward(
         self, ids_T: Tensor, positions_T: Tensor, documents: Documents, *, adapted: bool,
         attends: Sequence[Attend] | None = None, between_layers: Callable[[], None] = keep_going,
     ) -> Tensor:  # fmt: skip
         """The hidden state after the last layer; nothing is saved."""
+        self._show(adapted=adapted)
         cos, sin = self.parts.rotary(positions_T)
         row = RowContext(cos_T1h=cos, sin_T1h=sin, documents=documents, adapted=adapted)
         size = (len(ids_T), self.shape.hidden_size)
@@ -219,15 +231,34 @@ class Decoder:
         return self._source.read(name).to(device=self.device, dtype=self.dtype)
 
     def _masters(self) -> tuple[Tensor, Iterator[tuple[Tensor, Tensor]]]:
-        """All masters as one tensor, and each stack's part of it and of its gradient, in order."""
+        """All masters as one tensor, and each stack's part of it and of its gradient, in order;
+        last that of new tokens, if there are any."""
         sizes = []
         for index in range(self.shape.num_hidden_layers):
             for names in _stack_names(index):
                 width = self._sizes[f"{names[0]}.weight"][1]
                 sizes.append(lora_size(self._parts(names), width))
+        if self.lora.trainable_token_indices:
+            count, width = len(self.lora.trainable_token_indices), self.shape.hidden_size
+            sizes.append(rows_size(count, width, tied=self.shape.tie_word_embeddings))
         flat = torch.zeros(sum(sizes), dtype=torch.float32, device=self.device)
         flat.grad = torch.zeros_like(flat)
         return flat, zip(torch.split(flat, sizes), torch.split(flat.grad, sizes), strict=True)
+
+    def _new_tokens(
+        self, embedding_VD: Tensor, head_VD: Tensor, masters: Iterator[tuple[Tensor, Tensor]],
+        generator: torch.Generator,
+    ) -> NewTokens | None:  # fmt: skip
+        if not self.lora.trainable_token_indices:
+            return None
+        tables = {EMBEDDING: embedding_VD}
+        if not self.shape.tie_word_embeddings:
+            tables[HEAD] = head_VD
+        flat, gradient = next(masters)
+        return NewTokens(
+            self.lora.trainable_token_indices, tables, masters=flat, gradients=gradient,
+            generator=generator, ops=self.ops,
+        )  # fmt: skip
 
     def _parts(self, names: Sequence[str]) -> tuple[Part, ...]:
         return parts_of(names, [self._sizes[f"{name}.weight"][0] for name in names], self.lora)
@@ -300,11 +331,15 @@ class Decoder:
 
     def _named_masters(self) -> dict[str, Tensor]:
         state = {}
+        trained: list[StackedLinear | NewTokens] = []
         for layer in self.layers:
-            for linear in layer.linears:
-                for name, master, gradient in linear.masters():
-                    state[name] = master.detach()
-                    state[name].grad = gradient
+            trained += layer.linears
+        if self.parts.new_tokens is not None:
+            trained.append(self.parts.new_tokens)
+        for one in trained:
+            for name, master, gradient in one.masters():
+                state[name] = master.detach()
+                state[name].grad = gradient
         return state
 
 

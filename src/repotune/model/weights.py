@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -63,14 +64,17 @@ class WeightSource(Protocol):
         ...
 
 
-def open_weights(ref: ModelRef) -> WeightSource:
+def open_weights(ref: ModelRef, *, vocab_size: int | None = None) -> WeightSource:
     """The weights of the model at ``ref.path``, checked by name and shape, none read yet.
 
-    Raises ModelError when files are missing or damaged, or hold other tensors than the model's
-    configuration describes.
+    ``vocab_size`` is more than the model has where it is taught tokens. Raises ModelError when
+    files are missing or damaged, or hold other tensors than the model's configuration describes.
     """
     path = Path(ref.path)
-    return GgufWeights(open_gguf(path)) if is_gguf(path) else SafetensorsWeights(ref)
+    source = GgufWeights(open_gguf(path)) if is_gguf(path) else SafetensorsWeights(ref)
+    if vocab_size is None or vocab_size == source.shape.vocab_size:
+        return source
+    return GrownWeights(source, vocab_size)
 
 
 def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
@@ -156,6 +160,31 @@ class GgufWeights:
         if ".k_proj." in name:
             return _unpermuted(tensor, self.shape.num_key_value_heads)
         return tensor
+
+
+class GrownWeights:
+    """A model with rows for more tokens: each is the mean of those that are there.
+
+    Of all that one row may be, the mean disturbs least: its probability is at most 1 / V, by
+    Jensen's inequality.
+    """
+
+    def __init__(self, base: WeightSource, vocab_size: int) -> None:
+        assert vocab_size > base.shape.vocab_size
+        self.shape = replace(base.shape, vocab_size=vocab_size)
+        self._base = base
+
+    def names(self) -> Collection[str]:
+        """See WeightSource."""
+        return self._base.names()
+
+    def read(self, name: str) -> Tensor:
+        """See WeightSource."""
+        tensor = self._base.read(name)
+        if name not in ("model.embed_tokens.weight", "lm_head.weight"):
+            return tensor
+        mean = tensor.mean(0, dtype=torch.float32).to(tensor.dtype)
+        return torch.cat([tensor, mean.expand(self.shape.vocab_size - len(tensor), -1)])
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -121,13 +121,14 @@ def parameters(shape: Shape) -> int:
 
 
 def lora_parameters(shape: Shape, lora: LoraSpec) -> int:
-    """r · (inputs + outputs) of each adapted linear."""
+    """r · (inputs + outputs) of each adapted linear, and the rows of new tokens."""
     d, q, k, i = widths(shape)
     width = {
         "q_proj": d + q, "k_proj": d + k, "v_proj": d + k, "o_proj": q + d,
         "gate_proj": d + i, "up_proj": d + i, "down_proj": i + d,
     }  # fmt: skip
-    return shape.num_hidden_layers * lora.r * sum(width[m] for m in lora.target_modules)
+    rows = len(lora.trainable_token_indices) * (1 if shape.tie_word_embeddings else 2)
+    return rows * d + shape.num_hidden_layers * lora.r * sum(width[m] for m in lora.target_modules)
 
 
 def saved_layer_bytes(

@@ -142,6 +142,9 @@ class LoraSpec:
     alpha: float
     dropout: float
     target_modules: tuple[str, ...]
+    trainable_token_indices: tuple[int, ...] = ()
+    """Neighbouring ids of tokens that the base does not know: their rows of the embedding and of
+    the head are trained beside the matrices."""
 
     @property
     def scale(self) -> float:

@@ -19,8 +19,8 @@ MARGIN: Final = 8
 SNIPPET: Final = "\n\n--- snippet ---\n\n"
 """llama.cpp's, before each piece of other code."""
 NO_FIM: Final = (
-    "has no tokens for fill in the middle: leave the suffix out, or tune a model that has them "
-    "(CodeLlama, Qwen2.5-Coder, StarCoder, DeepSeek-Coder)."
+    "has no tokens for fill in the middle: leave the suffix out, tune a model that has them "
+    "(CodeLlama, Qwen2.5-Coder, StarCoder, DeepSeek-Coder), or teach it some with --fim-tokens add."
 )
 
 

@@ -75,8 +75,21 @@ class Family:
     """None: a document ends with the model's end-of-sequence token."""
     spm: Spm
 
+    @property
+    def names(self) -> list[str]:
+        """The family's own tokens."""
+        names = (self.prefix, self.suffix, self.middle, self.end)
+        return [name for name in names if name is not None]
 
+
+ADDED: Final = Family(
+    prefix="<|fim_prefix|>", suffix="<|fim_suffix|>", middle="<|fim_middle|>", end="<|fim_end|>",
+    spm="never",
+)  # fmt: skip
+"""What a model is taught that has no tokens of its own: Qwen2.5-Coder's names, which editors and
+llama.cpp know, and an end that no text has; one order, since there is little to learn it from."""
 FAMILIES: Final[Mapping[str, Family]] = {
+    "taught": ADDED,
     "CodeLlama": Family(
         prefix="\u2581<PRE>", suffix="\u2581<SUF>", middle="\u2581<MID>", end="\u2581<EOT>",
         spm="joined",
@@ -99,10 +112,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
 def fim_tokens_in(vocabulary: Container[str]) -> list[str]:
     """The tokens of the family whose prefix, suffix and middle the vocabulary has, if any."""
     family = _family(vocabulary)
-    if family is None:
-        return []
-    names = (family.prefix, family.suffix, family.middle, family.end)
-    return [name for name in names if name is not None]
+    return [] if family is None else family.names
 
 
 def find_fim(special: Mapping[str, int], eos_id: int) -> FimFormat | None:
@@ -121,7 +131,6 @@ def find_fim(special: Mapping[str, int], eos_id: int) -> FimFormat | None:
 
 def _family(vocabulary: Container[str]) -> Family | None:
     for family in FAMILIES.values():
-        names = (family.prefix, family.suffix, family.middle, family.end)
-        if all(name is None or name in vocabulary for name in names):
+        if all(name in vocabulary for name in family.names):
             return family
     return None

@@ -20,9 +20,9 @@ from repotune.tokens.gguf_vocabulary import (
     NORMAL,
     SPLITS,
     WHOLE_WORDS,
-    read_gguf_vocabulary,
 )
-from repotune.tokens.hf_vocabulary import TOKENIZER, TOKENIZER_CONFIG, read_hf_vocabulary
+from repotune.tokens.hf_vocabulary import TOKENIZER, TOKENIZER_CONFIG
+from repotune.tokens.read import read_vocabulary
 from repotune.tokens.vocabulary import BYTE_PIECE, Vocabulary, make_safe, pair_of
 
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
@@ -32,21 +32,38 @@ LOOKS_SPECIAL: Final = re.compile(r"<[|｜].*[|｜]>|<unk>|<s>|</s>|<(start|end)
 CHAT_TEMPLATE: Final = "tokenizer.chat_template"
 
 
-def gguf_metadata(path: Path, vocab_size: int) -> dict[str, Any]:
+def gguf_metadata(path: Path, vocab_size: int, *, add_fim: bool = False) -> dict[str, Any]:
     """``tokenizer.*`` of a GGUF file with ``vocab_size`` rows of embeddings.
 
     ``path`` is the base model: a folder in Hugging Face layout, or a GGUF file, whose own keys are
-    taken over. Raises TokenizerError as ``load_tokenizer`` does, ExportError if llama.cpp has no
-    way to split text as this tokenizer does.
+    taken over. ``add_fim`` and TokenizerError are as in ``load_tokenizer``; raises ExportError if
+    llama.cpp has no way to split text as this tokenizer does.
     """
+    vocabulary = read_vocabulary(path, add_fim=add_fim)
     if path.is_dir():
-        vocabulary = read_hf_vocabulary(path)
         values = _from_folder(path, vocabulary, vocab_size)
     else:
-        vocabulary = read_gguf_vocabulary(path)
         own = open_gguf(path).metadata
         values = {key: value for key, value in own.items() if key.startswith("tokenizer.")}
+        values |= _longer_lists(values, vocabulary, vocab_size)
     return {**values, **_fim(vocabulary, values)}
+
+
+def _longer_lists(
+    values: Mapping[str, Any], vocabulary: Vocabulary, vocab_size: int
+) -> dict[str, Any]:
+    """A GGUF file's own lists, with what its embedding has got in rows."""
+    tokens = values["tokenizer.ggml.tokens"]
+    more = _tokens(vocabulary, vocab_size)[len(tokens) :]
+    kinds = [CONTROL if token in vocabulary.special else UNUSED for token in more]
+    lists: dict[str, list[Any]] = {"tokens": more, "token_type": kinds}
+    scores = values.get("tokenizer.ggml.scores")
+    if scores is not None:
+        lists["scores"] = [min(scores)] * len(more)
+    return {
+        f"tokenizer.ggml.{key}": [*values[f"tokenizer.ggml.{key}"], *longer]
+        for key, longer in lists.items()
+    }
 
 
 def _fim(vocabulary: Vocabulary, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any, Final
 from repotune.errors import TokenizerError
 from repotune.gguf_file import open_gguf
 from repotune.tokens.gguf_metadata import CHAT_TEMPLATE
-from repotune.tokens.gguf_vocabulary import read_gguf_vocabulary
 from repotune.tokens.hf_vocabulary import TOKENIZER, TOKENIZER_CONFIG
+from repotune.tokens.read import read_vocabulary
 from repotune.tokens.vocabulary import SPACE, Vocabulary, make_safe
 
 COPIED: Final = (
@@ -22,23 +22,49 @@ GENERIC_CLASS: Final = "PreTrainedTokenizerFast"
 """The class of transformers that is nothing but its ``tokenizer.json``."""
 
 
-def hf_files(path: Path) -> dict[str, bytes]:
+def hf_files(path: Path, *, add_fim: bool = False) -> dict[str, bytes]:
     """Name -> content of the tokenizer's files for the base model at ``path``.
 
-    Those of a folder are taken as they are; for a GGUF file they are written anew. Raises
-    TokenizerError if they are missing or damaged.
+    Those of a folder are taken as they are, but for tokens that ``add_fim`` adds; for a GGUF file
+    they are written anew. Raises TokenizerError if they are missing or damaged.
     """
+    vocabulary = read_vocabulary(path, add_fim=add_fim)
     if path.is_dir():
         try:
-            return {name: (path / name).read_bytes() for name in COPIED if (path / name).is_file()}
+            files = {name: (path / name).read_bytes() for name in COPIED if (path / name).is_file()}
         except OSError as error:
             raise TokenizerError(f"{error.filename} cannot be read: {error.strerror}.") from None
-    vocabulary = read_gguf_vocabulary(path)
+        if vocabulary.added:
+            files[TOKENIZER] = _with_added(files[TOKENIZER], vocabulary)
+        return files
     template = open_gguf(path).metadata.get(CHAT_TEMPLATE)
-    files = {TOKENIZER: _definition(vocabulary), TOKENIZER_CONFIG: _settings(vocabulary, template)}
-    return {
-        name: json.dumps(content, ensure_ascii=False).encode() for name, content in files.items()
+    written = {
+        TOKENIZER: _definition(vocabulary),
+        TOKENIZER_CONFIG: _settings(vocabulary, template),
     }
+    return {
+        name: json.dumps(content, ensure_ascii=False).encode() for name, content in written.items()
+    }
+
+
+def _with_added(definition: bytes, vocabulary: Vocabulary) -> bytes:
+    """A folder's ``tokenizer.json`` with the tokens that the model was taught."""
+    content = json.loads(definition)
+    # Tokens of these ids or beyond are ones that the model has no rows for.
+    known = [one for one in content.get("added_tokens") or () if one["id"] < min(vocabulary.added)]
+    taught = [
+        _special(token, number)
+        for token, number in vocabulary.special.items()
+        if number in vocabulary.added
+    ]
+    content["model"]["vocab"] |= {one["content"]: one["id"] for one in taught}
+    content["added_tokens"] = [*known, *taught]
+    return json.dumps(content, ensure_ascii=False).encode()
+
+
+def _special(token: str, number: int) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": number, "content": token, **flags, "special": True}
 
 
 def _definition(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -46,13 +72,12 @@ def _definition(vocabulary: Vocabulary) -> dict[str, Any]:
     safe = make_safe(vocabulary)
     names = _names(vocabulary)
     bos = None if vocabulary.bos_id is None else names[vocabulary.bos_id]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": number, "content": token, **flags, "special": True}
+            _special(token, number)
             for token, number in sorted(vocabulary.special.items(), key=lambda item: item[1])
         ],
         "normalizer": vocabulary.normalizer,

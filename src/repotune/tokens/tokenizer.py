@@ -12,8 +12,7 @@ import tokenizers
 from repotune.errors import TokenizerError
 from repotune.records import IntArray
 from repotune.tokens.fim import FimFormat, find_fim
-from repotune.tokens.gguf_vocabulary import read_gguf_vocabulary
-from repotune.tokens.hf_vocabulary import read_hf_vocabulary
+from repotune.tokens.read import read_vocabulary
 from repotune.tokens.vocabulary import END_OF_TEXT, SPACE, Vocabulary, make_safe
 
 _PROBE: Final = "\x00\t\r\n é 한글 e\u0301 🙂 a  b\n    def f(x):\n\treturn x != 0x1F  # …\n\n"
@@ -40,6 +39,8 @@ class CodeTokenizer:
         self.bos_id = vocabulary.bos_id
         self.eos_id = vocabulary.eos_id
         self.special_ids = vocabulary.special_ids
+        self.added_ids = vocabulary.added
+        """Of tokens that the model has to be taught; they are neighbours, behind all others."""
         self.fim: FimFormat | None = find_fim(vocabulary.special, self.eos_id)
         self.fingerprint = safe.fingerprint
         ends = {self.eos_id}
@@ -125,24 +126,20 @@ class CodeTokenizer:
             )
 
 
-def load_tokenizer(path: Path) -> CodeTokenizer:
+def load_tokenizer(path: Path, *, add_fim: bool = False) -> CodeTokenizer:
     """The tokenizer of the model at ``path``, a GGUF file or a folder in Hugging Face layout.
 
-    Raises TokenizerError if it is missing, damaged or not byte-exact, ModelError if a GGUF file
-    is damaged.
+    With ``add_fim`` one without tokens for fill in the middle gets four. Raises TokenizerError if
+    it is missing, damaged or not byte-exact, ModelError if a GGUF file is damaged.
     """
-    return CodeTokenizer(_read_vocabulary(path))
+    return CodeTokenizer(read_vocabulary(path, add_fim=add_fim))
 
 
-def token_names(path: Path) -> dict[int, str]:
+def token_names(path: Path, *, add_fim: bool = False) -> dict[int, str]:
     """Id -> how the tokenizer's file of the model at ``path`` writes the token.
 
-    Raises TokenizerError and ModelError as ``load_tokenizer``.
+    ``add_fim`` and errors as in ``load_tokenizer``.
     """
-    vocabulary = _read_vocabulary(path)
+    vocabulary = read_vocabulary(path, add_fim=add_fim)
     names = {**vocabulary.model["vocab"], **vocabulary.special}
     return {number: token for token, number in names.items()}
-
-
-def _read_vocabulary(path: Path) -> Vocabulary:
-    return read_hf_vocabulary(path) if path.is_dir() else read_gguf_vocabulary(path)

@@ -40,6 +40,8 @@ class Vocabulary:
     bos_id: int | None
     """None if no document begins with one."""
     eos_id: int
+    added: tuple[int, ...] = ()
+    """The ids of special tokens that the file does not have, and the model is to be taught."""
 
     @property
     def special_ids(self) -> frozenset[int]:

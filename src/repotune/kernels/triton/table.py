@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from repotune.kernels.buffers import Buffers
+from repotune.kernels.cross_entropy import HeadRows
 from repotune.kernels.heads import Heads
 from repotune.kernels.ops import Ops
 from repotune.kernels.triton import adapters, attention, elementwise, nf4
@@ -37,13 +38,16 @@ def rotate_back(
 
 
 def cross_entropy(
-    x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, *, scale: Tensor, dx: Tensor, buffers: Buffers
-) -> Tensor:
+    x_TD: Tensor, head_VD: Tensor, labels_T: Tensor, *, scale: Tensor, dx: Tensor,
+    buffers: Buffers, rows: HeadRows | None = None,
+) -> Tensor:  # fmt: skip
     """See ``cross_entropy.cross_entropy``; chunks are of one size, whatever is labelled."""
     losses_T = torch.empty(len(labels_T), dtype=torch.float32, device=x_TD.device)
-    for rows, logits in _chunks(x_TD, head_VD, buffers):
-        losses.losses_and_gradient(logits, labels_T[rows], losses_T[rows], scale=scale)
-        torch.mm(logits, head_VD, out=dx[rows])
+    for chunk, logits in _chunks(x_TD, head_VD, buffers):
+        losses.losses_and_gradient(logits, labels_T[chunk], losses_T[chunk], scale=scale)
+        torch.mm(logits, head_VD, out=dx[chunk])
+        if rows is not None:
+            adapters.add_product(rows.gradient_ND, logits[:, rows.columns].t(), x_TD[chunk], 1.0)
     return losses_T.sum()
 
 
