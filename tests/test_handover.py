@@ -27,7 +27,7 @@ from repotune.gguf_file import open_gguf
 from repotune.handover import export
 from repotune.job import settle
 from repotune.llama_cpp import Question, ask
-from repotune.model import Decoder, generate, open_weights, resolve_model
+from repotune.model import Decoder, generate_batch, open_weights, resolve_model
 from repotune.model.starter import starter_path
 from repotune.records import LoraSpec
 from repotune.runs import RunFolder
@@ -303,13 +303,11 @@ def test_greedy_completions_in_f16_are_our_decoders(starter_run, tmp_path):
         [Question(ids=prompt.tolist(), new_tokens=32) for prompt in prompts],
         scratch=tmp_path,
     )
-    same = 0
-    for prompt, answer in zip(prompts, answers.questions, strict=True):
-        ours = generate(
-            tuned, prompt, max_new_tokens=32, adapted=True,
-            stop=lambda new: new[-1] in tokenizer.stop_ids,
-        )  # fmt: skip
-        same += ours == answer.ids
+    ours = generate_batch(
+        tuned, prompts, max_new_tokens=32, adapted=True,
+        stop=lambda _, new: new[-1] in tokenizer.stop_ids,
+    )  # fmt: skip
+    same = sum(one == answer.ids for one, answer in zip(ours, answers.questions, strict=True))
     assert len(prompts) == 50
     assert same >= 0.95 * 50
 

@@ -33,6 +33,7 @@ from repotune.model import Decoder
 from repotune.pipeline import Location
 from repotune.planning.policy import USABLE, needed_bytes
 from repotune.runs import RunFolder, open_run
+from repotune.sandbox import unavailable
 
 
 def settings(base, output_dir, **changes):
@@ -356,9 +357,26 @@ def test_the_runs_configuration_serves_for_another_run(finished, tmp_path):
 
 def test_evaluating_again_gives_the_same_figures(finished):
     result, _ = finished
-    assert evaluate(result.run) == result.evaluation
-    fewer = evaluate(result.run, eval_max_tokens=500)
+    assert evaluate(result.run, tasks=False) == result.evaluation
+    fewer = evaluate(result.run, eval_max_tokens=500, tasks=False)
     assert 0 < fewer.tokens <= 500
+
+
+def test_a_training_ends_with_the_standard_library_and_without_tasks(finished):
+    result, _ = finished
+    assert result.evaluation.forgetting.library.files >= 6
+    assert result.evaluation.forgetting.tasks == ()
+
+
+@pytest.mark.slow
+def test_an_evaluation_lets_both_models_solve_tasks(finished):
+    result, _ = finished
+    forgetting = evaluate(result.run).forgetting
+    assert forgetting.library == result.evaluation.forgetting.library
+    if unavailable() is None:
+        assert [one.tasks for one in forgetting.tasks] == [24, 48]
+    else:
+        assert len(forgetting.not_measured) == 2
 
 
 def test_a_completion_at_a_cursor_of_the_tree(finished, source_tree):

@@ -11,6 +11,7 @@
     │   └── CheckpointError  a checkpoint that is damaged or belongs to another run
     ├── DoesNotFit           not enough memory for any way to do it
     ├── DiskFull             not enough disk for what is about to be written
+    ├── SandboxError         a program that a model wrote cannot be run safely here
     ├── ExportError          what was made for another program is not what it should be
     ├── Interrupted          Ctrl-C or SIGTERM ended the work before it was done
     └── TrainingError        the training cannot go on (a loss that is not a number, for instance)
@@ -33,6 +34,7 @@ __all__ = [
     "ModelError",
     "RepotuneError",
     "RunError",
+    "SandboxError",
     "TokenizerError",
     "TrainingError",
     "UsageError",
@@ -89,6 +91,10 @@ class DiskFull(RepotuneError):
 
 class ExportError(RepotuneError):
     """A format has no place for the model, or the other side computes something else from it."""
+
+
+class SandboxError(RepotuneError):
+    """A program that a model wrote cannot be locked in on this system, and so is not run."""
 
 
 class Interrupted(RepotuneError):

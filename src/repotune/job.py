@@ -92,6 +92,8 @@ class Job:
             device=self.device,
             use_4bit=self.use_4bit,
             documents=packed_documents(tokens, rows),
+            longest=self.config.max_seq_length,
+            plain=not (self.machine.has_fused_kernels and self.precision != "fp32"),
         )
 
     @property
@@ -242,7 +244,7 @@ def _kept_bytes(job: Job, tokens: int, policy: Policy) -> int:
     return moments + expanded_bytes(setup, policy) + sum(
         saved_layer_bytes(
             job.shape, job.lora, layer.saving, tokens=tokens, itemsize=setup.itemsize,
-            device=job.device,
+            is_fused=setup.is_fused,
         )
         for layer in policy.layers
         if not layer.offloaded

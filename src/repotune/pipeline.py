@@ -189,19 +189,21 @@ def _changed(old: FineTuningConfig, changes: dict[str, int]) -> FineTuningConfig
 
 
 def evaluate(
-    run: str | Path, *, eval_max_tokens: int | None = None, emit: Emit = ignore
-) -> Evaluation:
+    run: str | Path, *, eval_max_tokens: int | None = None, tasks: bool = True,
+    emit: Emit = ignore,
+) -> Evaluation:  # fmt: skip
     """Compare base and tuned on a finished run's held-out files, and write ``evaluation.json``.
 
-    ``eval_max_tokens`` goes before the run's own setting. Raises RunError if the run has no
-    adapter yet, or held nothing out.
+    ``eval_max_tokens`` goes before the run's own setting. ``tasks``: also let both solve HumanEval,
+    whose solutions run in a sandbox. Raises RunError if the run has no adapter yet, or held nothing
+    out.
     """
     from repotune.stages import compare, open_tuned
 
     folder = find_run(run, Path.cwd())
     with folder.locked():
         job, decoder = open_tuned(folder, emit)
-        return compare(folder, job, decoder, eval_max_tokens, emit)
+        return compare(folder, job, decoder, eval_max_tokens, tasks=tasks, emit=emit)
 
 
 def complete(
@@ -285,7 +287,7 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
         stages.export(folder, job, decoder)
         if job.config.evaluate:
             decoder.release()  # what the training keeps from row to row, the evaluation can use
-            evaluation = stages.compare(folder, job, decoder, None, emit)
+            evaluation = stages.compare(folder, job, decoder, None, tasks=False, emit=emit)
     folder.update(status="interrupted" if trained.interrupted else "finished")
     return RunResult(
         run=str(folder.path),

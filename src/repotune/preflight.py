@@ -15,6 +15,7 @@ from repotune.errors import DownloadError, ModelError, UsageError
 from repotune.events import Emit, StageDone, StageStarted, ignore
 from repotune.job import CPU_MODEL, GPU_MODEL, SLOW_FP16, quantised_folder
 from repotune.planning import (
+    FUSED_SINCE,
     Setup,
     disk,
     gpu_context,
@@ -159,7 +160,12 @@ def _least_vram(shape: Shape, facts: MachineFacts) -> int:
         shape,
         context_bytes=round(gpu_context(_row(facts), None).expected),
         host_free_bytes=facts.ram_free_bytes,
+        plain=facts.gpu is not None and not _is_fused(facts, facts.gpu.compute_capability),
     )
+
+
+def _is_fused(facts: MachineFacts, capability: tuple[int, int]) -> bool:
+    return facts.triton is not None and capability >= FUSED_SINCE
 
 
 def _smaller(shape: Shape, facts: MachineFacts) -> str:
@@ -169,7 +175,10 @@ def _smaller(shape: Shape, facts: MachineFacts) -> str:
         return CPU_MODEL
     target = gpu_target(row)
     free = facts.gpu.memory_bytes - round(target.context.expected)
-    here = replace(target, free_bytes=free, host_free_bytes=facts.ram_free_bytes)
+    here = replace(
+        target, free_bytes=free, host_free_bytes=facts.ram_free_bytes,
+        fused=_is_fused(facts, row.compute_capability),
+    )  # fmt: skip
     found = smaller_model(shape, here, FineTuningConfig())
     return CPU_MODEL if found is None else found[0].name
 

@@ -13,16 +13,20 @@ from repotune.cli.show import (
     tune_text,
 )
 from repotune.records import (
+    Compared,
     Completion,
     Evaluation,
+    Forgetting,
     GroupFigures,
     HandOver,
     Interval,
     Judgement,
+    LibraryFigures,
     Outcome,
     Proof,
     RunResult,
     Served,
+    TaskFigures,
     Trial,
 )
 
@@ -129,6 +133,39 @@ def test_the_verdict_comes_last_after_names_and_groups() -> None:
         "By language C: 1.2500 -> 1.0000, too few for an interval, 7 files",
     ]
     assert not any("src: " in line for line in lines)  # the only directory is all files
+
+
+def test_what_was_forgotten_has_a_line_each_and_what_was_not_measured_too() -> None:
+    library = LibraryFigures(
+        files=24, near_duplicates=2, bytes_scored=48_000, base_bits_per_byte=1.0,
+        tuned_bits_per_byte=1.03, difference=Interval(value=0.03, low=0.01, high=0.05),
+    )  # fmt: skip
+    solved = TaskFigures(
+        name="human_eval", tasks=24, available=164, base_passed=5, tuned_passed=4, lost=2, won=1,
+        p_value=1.0,
+    )  # fmt: skip
+    forgetting = Forgetting(library=library, tasks=(solved,), not_measured=("No infilling.",))
+    text = evaluation_text(replace(EVALUATION, forgetting=forgetting))
+    assert (
+        "Forgetting Python's standard library 1.0000 -> 1.0300 bits per byte (+3.0%; difference "
+        "+0.0100 to +0.0500; bound +2 %), 24 files\n"
+        "Forgetting HumanEval 5 -> 4 of 24 solved (2 lost, 1 won, p = 1.000)\n"
+        "           No infilling.\n"
+    ) in text
+
+
+def test_gaps_and_files_left_out_are_shown() -> None:
+    figures = {
+        name: Compared(base=0.25, tuned=0.5, count=18, difference=None)
+        for name in ("exact_match", "edit_similarity", "stop_rate")
+    }
+    text = evaluation_text(replace(EVALUATION, infill=figures, left_out=2))
+    assert (
+        "\nFill in    exact 25.0% -> 50.0%, edit similarity 0.250 -> 0.500, "
+        "stopped by itself 25.0% -> 50.0%, 18 gaps\n"
+    ) in text
+    assert "left out 2\n" in text
+    assert "Fill in" not in evaluation_text(EVALUATION)
 
 
 def test_predicted_against_measured() -> None:

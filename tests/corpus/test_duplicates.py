@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from repotune.corpus.duplicates import NEAR, find_clusters, near_pairs
+from repotune.corpus.duplicates import NEAR, find_clusters, near_pairs, repeated
 from repotune.corpus.shingles import jaccard, shingles, word_hashes
 
 
@@ -72,3 +72,17 @@ def test_nothing_and_the_wordless_are_no_trouble() -> None:
     assert [clusters.first(one) for one in range(4)] == [0, 1, 2, 2]
     assert list(near_pairs(sets, [0, 2], [1, 3])) == [(2, 3)]
     assert list(near_pairs(sets, [], [0, 1, 2, 3])) == []
+
+
+def test_texts_that_repeat_others_are_told_by_their_similarity() -> None:
+    texts = texts_with_relatives(random.Random(3), originals=10, copies=8)
+    ours, theirs = texts[::3], [one for i, one in enumerate(texts) if i % 3]
+    for least in (0.6, 0.7, 0.9):
+        expected = {
+            place
+            for place, one in enumerate(sets_of(ours))
+            if any(jaccard(one, other) >= least for other in sets_of(theirs))
+        }
+        assert repeated(ours, iter(theirs), least=least) == expected
+        assert 0 < len(expected) <= len(ours)
+    assert repeated([], theirs, least=0.7) == repeated(ours, [], least=0.7) == set()

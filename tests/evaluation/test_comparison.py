@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from repotune.errors import CorpusError, RunError
-from repotune.evaluation import evaluate, read_evaluation, write_evaluation
+from repotune.evaluation import evaluate, read_evaluation, with_forgetting, write_evaluation
 from repotune.events import Notice, StageDone, StageProgress, StageStarted
-from repotune.records import LoraSpec
+from repotune.records import Forgetting, Interval, LibraryFigures, LoraSpec, TaskFigures
 
 from .tiny import (
     BYTES,
@@ -25,6 +25,20 @@ from .tiny import (
 DOCUMENTS = [
     document(f"{i:02}.py", "".join(f"name{n} = {n * i}\n" for n in range(9 + i))) for i in range(8)
 ]
+
+FORGETTING = Forgetting(
+    library=LibraryFigures(
+        files=24, near_duplicates=2, bytes_scored=48_000, base_bits_per_byte=1.0,
+        tuned_bits_per_byte=1.03, difference=Interval(value=0.03, low=0.01, high=0.05),
+    ),
+    tasks=(
+        TaskFigures(
+            name="human_eval", tasks=24, available=164, base_passed=5, tuned_passed=4, lost=2,
+            won=1, p_value=1.0,
+        ),
+    ),
+    not_measured=("HumanEval's infilling was left out.",),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +57,7 @@ def compare(decoder, tokenizer, documents=DOCUMENTS, **changes):
     events = []
     options = {
         "max_seq_length": 64, "max_tokens": None, "max_cursors": 3, "max_line_tokens": 5,
+        "max_gaps": 4, "max_gap_tokens": 6,
         "max_prompt_tokens": 59, "seed": 7,
         "emit": events.append, **changes,
     }  # fmt: skip
@@ -133,6 +148,38 @@ def test_files_without_a_line_to_complete_are_still_scored(tokenizer, folder):
     assert events[-1] == StageDone(stage="next lines", summary="no line to complete was found")
 
 
+def test_near_duplicates_of_training_files_are_in_no_figure(tokenizer, folder):
+    copy = document("copy.py", DOCUMENTS[7].text + "more = 1\n")
+    found, events = compare(
+        open_decoder(folder), tokenizer, [*DOCUMENTS[:2], copy], max_cursors=30,
+        training=[document("t.py", DOCUMENTS[7].text)],
+    )  # fmt: skip
+    assert (found.left_out, found.files, found.files_available) == (1, 2, 2)
+    assert "copy.py" not in {one.path for one in found.completions}
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    assert notice.message.startswith("1 of 3 held-out files are left out of all figures")
+
+
+def test_gaps_are_filled_where_the_tokenizer_has_tokens_for_it(folder, tmp_path):
+    decoder = open_decoder(folder)
+    randomise(decoder)
+    every_id = [("\n", " "), ("n", "a"), ("m", "e")]  # a random model writes any
+    tokenizer = make_tokenizer(tmp_path, fim=True, merges=every_id)
+    found, events = compare(decoder, tokenizer)
+    assert len(found.infills) == 4
+    assert "next_line" not in {one.gap for one in found.infills}
+    assert {"exact_match", "edit_similarity", "stop_rate"} <= set(found.infill)
+    assert found.infill["stop_rate"].count == 4
+    assert [one.name for one in found.line_groups] == ["Python", "."]
+    assert found.line_groups[0].infill == found.infill
+    assert StageStarted(stage="gaps", total=4, unit="gaps") in events
+    assert events[-1].stage == "gaps"
+    assert "3 next lines and 4 gaps drawn by seed 7" in found.sampled
+    path = tmp_path / "evaluation.json"
+    write_evaluation(path, found)
+    assert read_evaluation(path) == found
+
+
 @pytest.mark.parametrize("documents", [[], [document("a.py", "")]])
 def test_nothing_to_score_is_an_error(documents, tokenizer, folder):
     with pytest.raises(CorpusError, match=f"nothing to evaluate on in {len(documents)} held-out"):
@@ -145,6 +192,10 @@ def test_an_evaluation_is_read_as_it_was_written(tokenizer, folder, tmp_path):
     path = tmp_path / "evaluation.json"
     write_evaluation(path, found)
     assert read_evaluation(path) == found
+    for forgetting in (FORGETTING, replace(FORGETTING, library=None, tasks=())):
+        write_evaluation(path, with_forgetting(found, forgetting))
+        assert read_evaluation(path) == with_forgetting(found, forgetting)
+    write_evaluation(path, found)
     assert json.loads(path.read_text(encoding="utf-8"))["difference"]["low"] == found.difference.low
     assert [p.name for p in tmp_path.iterdir()] == ["evaluation.json"]
 
@@ -156,10 +207,15 @@ def test_an_evaluation_of_an_older_version_is_read_and_judged(tokenizer, folder,
     path = tmp_path / "evaluation.json"
     write_evaluation(path, found)
     old = json.loads(path.read_text(encoding="utf-8"))
-    for new in ("names", "name_recall", "line_differences", "groups", "judgement"):
-        del old[new]
+    new = (
+        "names", "name_recall", "line_differences", "groups", "judgement", "infill", "infills",
+        "line_groups", "left_out", "forgetting",
+    )  # fmt: skip
+    for name in new:
+        del old[name]
     for one in old["completions"]:
-        del one["names"]
+        for name in ("names", "gap", "suffix_head", "base_ended", "tuned_ended"):
+            del one[name]
     path.write_text(json.dumps(old), encoding="utf-8")
     again = read_evaluation(path)
     assert again.judgement == found.judgement

@@ -1,83 +1,16 @@
 """Next lines and completions at a place, by models of which every next token is known."""
 
 import pytest
-from rapidfuzz.distance import Indel
 
 from repotune.errors import UsageError
 from repotune.evaluation import complete_at
-from repotune.evaluation.completions import (
-    edit_similarity,
-    exact_match,
-    figures,
-    line_differences,
-    name_recall,
-    telling_first,
-    write_next_lines,
-)
+from repotune.evaluation.completions import write_infills, write_next_lines
 from repotune.evaluation.cursors import Cursor
 from repotune.events import StageProgress
-from repotune.records import Completion
 
 from .tiny import BYTES, EOS, FIM, Bigrams, chain, make_tokenizer
 
 C, D = BYTES + ord("c"), BYTES + ord("d")
-
-
-def completion(base, tuned, truth, path="a.py", names=()):
-    return Completion(
-        path=path, line=1, prompt_tail="", truth=truth, base=base, tuned=tuned, names=names
-    )
-
-
-def test_lines_are_compared_without_the_white_space_around_them():
-    assert exact_match("  return x \n", "return x")
-    assert not exact_match("return  x", "return x")
-    assert not exact_match("", "return x")
-
-
-def test_edit_similarity_is_crosscodeevals_ratio():
-    assert edit_similarity("  return x", "return x ") == 1.0
-    assert edit_similarity("", "return x") == 0.0
-    # 2 · matches / (lengths): "abcd" and "abxd" share 3 of 4 + 4
-    assert edit_similarity("abcd", "abxd") == pytest.approx(0.75)
-    one, other = "for item in items:", "for i in range(3):"
-    assert edit_similarity(one, other) == pytest.approx(Indel.normalized_similarity(one, other))
-
-
-def test_figures_are_means_and_those_that_tell_come_first():
-    both, none = completion("x", "x", "x", "both"), completion("y", "z", "x", "none")
-    only_tuned = completion("y", " x", "x", "tuned")
-    only_base = completion("x", "y", "x", "base")
-    exact, alike = figures([both, none, only_tuned, both])
-    assert exact == {"base": 0.5, "tuned": 0.75}
-    assert alike == {"base": 0.5, "tuned": 0.75}
-    assert figures([]) == ({}, {})
-    ordered = telling_first([both, only_base, none, only_tuned])
-    assert [one.path for one in ordered] == ["tuned", "both", "base", "none"]
-
-
-def test_names_are_recalled_as_whole_words_and_counted_over_all_lines():
-    names = ("Basket", "total")
-    one = completion("basket.totals()", "Basket().total", "Basket.total", names=names)
-    other = completion("total", "x", "total", names=("total",))
-    asked, recall = name_recall([one, other, completion("a", "b", "c")])
-    assert (asked, recall) == (3, {"base": 1 / 3, "tuned": 2 / 3})
-    assert name_recall([completion("a", "b", "c")]) == (0, {})
-
-
-def test_differences_of_lines_are_paired_by_file_and_need_six():
-    lines = [completion("x", "abcd", "abcd", f"{i}.py", ("abcd",)) for i in range(6)]
-    some = line_differences(lines, seed=1)
-    assert {name: (one.value, one.low, one.high) for name, one in some.items()} == {
-        "exact_match": (1, 1, 1), "edit_similarity": (1, 1, 1), "name_recall": (1, 1, 1),
-    }  # fmt: skip
-    assert line_differences(lines[:5] * 2, seed=1) == {}
-    # a file without a name to recall says nothing of that, but of the lines
-    lines[5] = completion("x", "x", "x", "5.py")
-    some = line_differences(lines, seed=1)
-    assert set(some) == {"exact_match", "edit_similarity"}
-    assert some["exact_match"].value == pytest.approx(5 / 6)
-    assert some["exact_match"].low < 5 / 6 < some["exact_match"].high
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +38,40 @@ def test_next_lines_are_written_to_their_end_from_the_end_of_the_file_so_far(dec
     assert one.names == ("cog",)
     assert one.prompt_tail == "\n".join([*lines[-8:], ""])
     assert events == [StageProgress(stage="s", done=1)]
+
+
+def test_cursors_beyond_one_batch_are_all_written_and_counted(decoder, tokenizer):
+    cursors = [
+        Cursor(path="a.py", line=n, prefix="x\n" * n, truth="cat") for n in range(1, 36)
+    ]  # fmt: skip
+    events = []
+    found = write_next_lines(
+        decoder, tokenizer, cursors, defined=frozenset(), max_seq_length=64, max_line_tokens=8,
+        stage="s", emit=events.append,
+    )  # fmt: skip
+    assert [(one.line, one.base, one.tuned) for one in found] == [
+        (n, "cat", "cog") for n in range(1, 36)
+    ]
+    assert events == [StageProgress(stage="s", done=32), StageProgress(stage="s", done=35)]
+
+
+def test_gaps_are_filled_until_the_model_says_that_this_is_all(tmp_path):
+    tokenizer = make_tokenizer(tmp_path / "tokenizer", fim=True)
+    # after the id that asks for the middle: base "cd" and the end, tuned "c" to the limit
+    table = {**chain("cd"), FIM[2]: C, D: EOS}
+    decoder = Bigrams(base=table, tuned={C: FIM[2]}).decoder(tmp_path / "model")
+    gap = Cursor(
+        path="a.py", line=3, prefix="a\nb\nx = ", truth="cd", gap="rest_of_line",
+        suffix="\ncog\n1\n2\n3\n",
+    )  # fmt: skip
+    (one,) = write_infills(
+        decoder, tokenizer, [gap], defined=frozenset({"cd", "cog"}), max_seq_length=64,
+        max_gap_tokens=6, stage="s", emit=lambda event: None,
+    )  # fmt: skip
+    assert (one.base, one.base_ended) == ("cd", True)
+    assert (one.tuned, one.tuned_ended) == ("c" * 6, False)
+    assert (one.gap, one.line, one.truth, one.names) == ("rest_of_line", 3, "cd", ("cd",))
+    assert (one.prompt_tail, one.suffix_head) == ("a\nb\nx = ", "\ncog\n1")
 
 
 TEXT = "import os\nname = value\n\nlast\n"

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from repotune.evaluation.cursors import draw_cursors, is_code
+from repotune.evaluation.cursors import draw_cursors, draw_gaps, is_code
 
 from .tiny import document
 
@@ -89,3 +89,40 @@ def test_no_more_than_there_are():
     assert draw_cursors([], max_cursors=5, seed=0) == []
     assert draw_cursors([document("a.py", TEXT)], max_cursors=0, seed=0) == []
     assert len(draw_cursors([document("a.py", TEXT)], max_cursors=50, seed=0)) == 2
+    assert draw_gaps([], max_gaps=5, seed=0) == draw_gaps(many(2), max_gaps=0, seed=0) == []
+
+
+def test_gaps_of_each_kind_are_cut_out_of_the_file_and_nothing_else():
+    documents = [document("a.py", TEXT), *many(6)]
+    texts = {one.path: one.text for one in documents}
+    found = draw_gaps(documents, max_gaps=60, seed=0)
+    assert found == draw_gaps(documents[::-1], max_gaps=60, seed=0)
+    assert found != draw_gaps(documents, max_gaps=60, seed=1)
+    for one in found:
+        assert one.prefix + one.truth + one.suffix == texts[one.path]
+        assert one.line == one.prefix.count("\n") + 1 > 3
+        assert one.suffix.startswith("\n")
+        assert any(map(is_code, one.suffix.split("\n")))
+        before, lines = one.prefix.rpartition("\n")[2], one.truth.split("\n")
+        assert is_code(lines[-1])
+        if one.gap == "rest_of_line":
+            assert before.strip()
+            assert len(lines) == 1
+        else:
+            assert before == ""
+            assert len(lines) in {"line": (1,), "lines": (2, 3, 4)}[one.gap]
+    counts = Counter(one.gap for one in found)
+    assert set(counts) == {"rest_of_line", "line", "lines"}
+    assert max(counts.values()) - min(counts.values()) <= 10
+
+
+def test_a_gap_begins_and_ends_on_code_that_has_code_behind_it():
+    lines = {one.line for one in draw_gaps([document("a.py", TEXT)], max_gaps=50, seed=0)}
+    assert lines == {6, 7, 8}  # neither the last line of code nor those above the fourth
+
+
+def test_white_space_behind_a_gap_stays_behind_it():
+    text = "a\nb\nc\n    value = 1  \nend\n"
+    (one,) = draw_gaps([document("a.py", text)], max_gaps=9, seed=0)
+    assert one.truth.endswith("1")
+    assert one.suffix == "  \nend\n"

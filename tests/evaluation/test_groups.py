@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 
 from repotune.evaluation.bootstrap import difference_interval
-from repotune.evaluation.groups import MIN_FILES, directories, group_figures
+from repotune.evaluation.groups import MIN_FILES, directories, group_figures, groups_of
+
+from .tiny import document
 
 
 def test_a_group_has_the_figures_of_its_files_alone():
     paths = [f"src/core/{i}.py" for i in range(MIN_FILES)] + ["src/web/a.js", "src/b.py"]
-    languages = {path: "JavaScript" if path.endswith("js") else "Python" for path in paths}
+    where = groups_of([document(path, "") for path in paths])
+    where["language"] = {p: "JavaScript" if p.endswith("js") else "Python" for p in paths}
     rng = np.random.default_rng(0)
     base = rng.uniform(100, 200, len(paths))
     tuned = base * rng.uniform(0.7, 1.1, len(paths))
     sizes = rng.integers(50, 90, len(paths))
     found = {
-        (one.by, one.name): one
-        for one in group_figures(paths, languages, base, tuned, sizes, seed=3)
+        (one.by, one.name): one for one in group_figures(paths, where, base, tuned, sizes, seed=3)
     }
     assert set(found) == {
         ("language", "Python"), ("language", "JavaScript"),
@@ -40,3 +42,11 @@ def test_directories_are_those_below_what_all_have_in_common():
     assert directories(["x.py", "a/y.py"]) == [".", "a"]
     assert directories(["x.py", "y.py"]) == [".", "."]
     assert directories([]) == []
+
+
+def test_documents_are_grouped_by_language_and_directory():
+    found = groups_of([document("a/b/x.py", ""), document("a/y.py", "")])
+    assert found == {
+        "language": {"a/b/x.py": "Python", "a/y.py": "Python"},
+        "directory": {"a/b/x.py": "a/b", "a/y.py": "a"},
+    }

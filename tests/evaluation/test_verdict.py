@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 
 from repotune.evaluation.verdict import judge
-from repotune.records import Evaluation, GroupFigures, Interval
+from repotune.records import (
+    Compared,
+    Evaluation,
+    Forgetting,
+    GroupFigures,
+    Interval,
+    LibraryFigures,
+    TaskFigures,
+)
 
 GOOD = Interval(value=-0.25, low=-0.3, high=-0.2)
 BAD = Interval(value=0.25, low=0.2, high=0.3)
@@ -70,3 +78,81 @@ def test_a_language_that_got_surely_worse_is_named():
     assert found.ship
     assert found.worse_on == ("C",)
     assert found.sentence.endswith("ship it. Not for C, where it is surely worse.")
+
+
+def library(tuned):
+    return LibraryFigures(
+        files=24, near_duplicates=0, bytes_scored=48_000, base_bits_per_byte=1.0,
+        tuned_bits_per_byte=tuned, difference=BAD,
+    )  # fmt: skip
+
+
+def solved(lost, won, p_value, name="human_eval"):
+    return TaskFigures(
+        name=name, tasks=164, available=164, base_passed=40, tuned_passed=40 - lost + won,
+        lost=lost, won=won, p_value=p_value,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("measured", "tasks", "forgets"),
+    [
+        (None, (), ()),
+        (1.0199, (solved(9, 2, 0.065),), ()),
+        (0.9, (solved(2, 12, 0.013),), ()),
+        (1.0201, (), ("library",)),
+        (1.0, (solved(12, 2, 0.013),), ("human_eval",)),
+        (1.03, (solved(9, 2, 0.065), solved(12, 2, 0.013, "infilling")), ("library", "infilling")),
+    ],
+)
+def test_better_here_but_worse_elsewhere_is_no_ship(measured, tasks, forgets):
+    figures = None if measured is None else library(measured)
+    forgetting = Forgetting(library=figures, tasks=tasks, not_measured=())
+    found = judge(replace(FOUND, forgetting=forgetting))
+    assert found.forgets == forgets
+    assert found.ruling == ("forgets" if forgets else "better")
+    assert found.ship == (not forgets)
+    if "library" in forgets:
+        assert "standard library takes" in found.sentence
+    if "infilling" in forgets:
+        assert (
+            "HumanEval's infilling fell from 40 to 30 of 164 solved (p = 0.013)" in found.sentence
+        )
+    if forgets:
+        assert found.sentence.startswith("Better, by 0.2500 bits per byte (20.0%)")
+        assert "but it forgets: " in found.sentence
+        assert "don't ship it for more than this code" in found.sentence
+
+
+def test_no_gain_stays_no_gain_whatever_was_forgotten():
+    forgetting = Forgetting(library=library(1.5), tasks=(), not_measured=())
+    found = judge(replace(FOUND, difference=BAD, forgetting=forgetting))
+    assert (found.ruling, found.forgets) == ("worse", ("library",))
+
+
+def filled(**differences):
+    return {
+        name: Compared(base=0.9, tuned=0.5, count=20, difference=one)
+        for name, one in differences.items()
+    }
+
+
+LESS = Interval(value=-0.4, low=-0.5, high=-0.1)
+
+
+def test_gaps_that_are_filled_surely_worse_forbid_it():
+    found = judge(replace(FOUND, infill=filled(exact_match=LESS, edit_similarity=None)))
+    assert (found.ruling, found.worse_figures) == ("worse_lines", ("infill_exact_match",))
+    assert "got surely worse (gaps filled exactly)" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("difference", "less"),
+    [(LESS, True), (None, False), (Interval(value=-0.4, low=-0.5, high=0.0), False)],
+)
+def test_stopping_less_often_is_said_and_forbids_nothing(difference, less):
+    found = judge(replace(FOUND, infill=filled(stop_rate=difference)))
+    assert found.ship
+    assert found.stops_less is less
+    said = "stops by itself less often (90.0% -> 50.0%)"
+    assert (said in found.sentence) is less

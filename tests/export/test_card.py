@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from repotune.export.card import CardFacts, model_card
-from repotune.records import CorpusSummary, Evaluation, Interval, Proof
+from repotune.records import Compared, CorpusSummary, Evaluation, Interval, Proof
 
 from .tiny import SPEC
 
@@ -20,6 +20,10 @@ FACTS = CardFacts(
         tuned_bits_per_byte=0.75, difference=Interval(value=-0.15, low=-0.2, high=-0.1),
         cursors=20, exact_match={"base": 0.25, "tuned": 0.5},
         edit_similarity={"base": 0.5, "tuned": 0.75}, completions=(), sampled="",
+        infill={
+            "exact_match": Compared(base=0.125, tuned=0.375, count=18, difference=None),
+            "stop_rate": Compared(base=1.0, tuned=0.5, count=18, difference=None),
+        },
     ),
     fim=("▁<PRE>", "▁<SUF>", "▁<MID>"), stops=("</s>", "▁<EOT>"), command="llama-server -m x",
     proof=Proof(
@@ -40,6 +44,8 @@ def test_it_says_where_it_comes_from_what_it_learned_and_how_well():
         "100 of 120 files of the repository (2.5 MB): 90 to train on, 10 held out",
         "Python 70, C 30", "2 secrets were replaced",
         "| bits per byte | 0.9000 | 0.7500 |", "| next line, exact | 25.0% | 50.0% |",
+        "| gap filled, exact | 12.5% | 37.5% |",
+        "| gap filled, stopped by itself | 100.0% | 50.0% |",
         "95 % interval: -0.2000 to -0.1000",
         "`▁<PRE>`, the code before the cursor, `▁<SUF>`", "It stops at `</s>`, `▁<EOT>`.",
         "logits differ by 25.00% (relative L2; bound 60%)",

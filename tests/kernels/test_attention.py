@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from repotune.kernels import PLAIN, Documents
-from repotune.kernels.attention import QUERY_BLOCK, Span, attend
+from repotune.kernels.attention import attend_step
 
 KV, WIDTH = 2, 10
 TOLERANCE = 1e-10  # fp64 rounding over sums of some hundred terms
@@ -112,24 +112,24 @@ def test_a_document_sees_nothing_of_its_neighbours():
         assert one[:, 40:100].isfinite().all()
 
 
-@pytest.mark.parametrize("window", [None, 7, 150])
-@pytest.mark.parametrize("offset", [33, 1, QUERY_BLOCK + 60])
-def test_a_continuation_equals_the_tail_of_the_whole(window, offset):
-    tokens = offset + QUERY_BLOCK + 9
-    q, k, v, _ = random_heads(tokens, 3)
-    cache = torch.full((2, KV, tokens + 50, WIDTH), float("nan"), dtype=torch.float64)
-    cache[0, :, :tokens], cache[1, :, :tokens] = k, v
-    keys, values = cache[:, :, :tokens]  # as a cache with room for more gives them
-    tail = torch.full_like(q[:, offset:], float("nan"))
-    attend(q[:, offset:], keys, values, Span(offset, window), tail)
-    assert relative(tail, textbook(q, k, v, (tokens,), window)[:, offset:]) < TOLERANCE
-
-
-def test_the_next_token_sees_all_that_came_before():
-    q, k, v, _ = random_heads(50, 3)
-    last = torch.empty_like(q[:, 49:])
-    attend(q[:, 49:], k, v, Span(49, None), last)
-    assert relative(last, textbook(q, k, v, (50,), None)[:, 49:]) < TOLERANCE
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("group", [1, 3])
+def test_the_next_tokens_of_several_sequences_see_what_came_before_in_their_own(window, group):
+    lengths = (50, 1, 33)
+    whole = [random_heads(length, group, seed=length) for length in lengths]
+    keys, values = torch.full((2, 3, KV, 60, WIDTH), 1e4, dtype=torch.float64)
+    for i, (_, k, v, _) in enumerate(whole):
+        keys[i, :, : lengths[i]], values[i, :, : lengths[i]] = k, v
+    last = torch.tensor(lengths)[:, None] - 1
+    seen = torch.arange(50) <= last
+    if window is not None:
+        seen &= torch.arange(50) > last - window
+    q_KBGH = torch.cat([q[:, -1:] for q, *_ in whole], dim=1)
+    got = torch.full_like(q_KBGH, float("nan"))
+    attend_step(q_KBGH, keys[:, :, :50], values[:, :, :50], seen, got)
+    for i, (q, k, v, _) in enumerate(whole):
+        expected = textbook(q, k, v, lengths[i : i + 1], window)[:, -1:]
+        assert relative(got[:, i : i + 1], expected) < TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,9 @@ def test_a_matrix_of_several_pieces_has_the_codes_of_its_pieces():
     assert torch.equal(quantised.packed, torch.cat([upper.packed, lower.packed]))
     absmax = weight.double().reshape(-1, BLOCK).abs().amax(1)
     assert float(quantised.offset) == pytest.approx(float(absmax.mean()), rel=SLACK)
+    scales = np.repeat(block_scales(quantised).double().numpy(), BLOCK)
+    expected = (np.array(CODES)[unpacked(quantised)] * scales).reshape(weight.shape)
+    assert np.allclose(read(quantised).numpy(), expected, rtol=SLACK, atol=0)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -3,17 +3,24 @@ import pytest
 import torch
 import transformers
 
-from repotune.model import Decoder, generate, open_weights, resolve_model
+from repotune.model import Decoder, generate_batch, open_weights, resolve_model
+from repotune.model.cache import cache_bytes
 from repotune.records import LINEAR_MODULES, LoraSpec
 
+VOCAB = 97
+FAMILIES = {
+    "Llama": {"num_key_value_heads": 4},
+    "Mistral": {"num_key_value_heads": 2, "sliding_window": 6},
+    "Qwen2": {"num_key_value_heads": 1},
+}
 
-@pytest.fixture(scope="module", params=["Llama", "Mistral"])
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    options = {"sliding_window": 6} if request.param == "Mistral" else {}
     config = getattr(transformers, f"{request.param}Config")(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, **options,
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, **FAMILIES[request.param],
     )  # fmt: skip
     torch.manual_seed(1)
     model = getattr(transformers, f"{request.param}ForCausalLM")(config).eval()
@@ -25,23 +32,73 @@ def pair(request, tmp_path_factory):
     return model, Decoder(open_weights(ref), lora=lora, dtype=torch.float32)
 
 
-def test_greedy_generation_equals_transformers(pair):
+def prompts(*lengths):
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, VOCAB, length) for length in lengths]
+
+
+def never(_, new_ids):
+    return False
+
+
+def room_for(decoder, sequences, *, capacity):
+    return sequences * cache_bytes(decoder.shape, capacity, decoder.dtype)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 11])
+def test_each_prompt_goes_on_as_in_transformers_alone(pair, at_once):
     model, decoder = pair
-    prompt = np.random.default_rng(0).integers(0, 97, 11)
-    expected = model.generate(
-        torch.tensor(prompt)[None], max_new_tokens=24, do_sample=False, eos_token_id=None,
-        pad_token_id=0,
-    )[0, 11:].tolist()  # fmt: skip
-    got = generate(decoder, prompt, max_new_tokens=24, stop=lambda ids: False, adapted=True)
+    asked = prompts(11, 1, 30, 4, 11, 2, 7, 19, 25, 3, 14)
+    expected = [
+        model.generate(
+            torch.tensor(prompt)[None], attention_mask=torch.ones(1, len(prompt)),
+            max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0,
+        )[0, len(prompt) :].tolist()
+        for prompt in asked
+    ]  # fmt: skip
+    room = room_for(decoder, at_once, capacity=54)
+    got = generate_batch(
+        decoder, asked, max_new_tokens=24, stop=never, adapted=True, max_cache_bytes=room
+    )
     assert got == expected
 
 
-def test_generation_stops_when_told_and_keeps_the_last_token(pair):
+def test_who_stops_makes_room_and_leaves_the_others_alone(pair):
     _, decoder = pair
-    prompt = np.array([1, 2, 3])
-    free = generate(decoder, prompt, max_new_tokens=9, stop=lambda ids: False, adapted=False)
-    stopped = generate(
-        decoder, prompt, max_new_tokens=9, stop=lambda ids: len(ids) == 4, adapted=False
-    )
-    assert len(free) == 9
-    assert stopped == free[:4]
+    asked = prompts(5, 9, 3, 17, 8, 8, 2)
+    lengths = [4, 1, 9, 2, 7, 9, 3]
+    free = generate_batch(decoder, asked, max_new_tokens=9, stop=never, adapted=False)
+    for at_once in (1, 2, 4, 7):
+        stopped = generate_batch(
+            decoder, asked, max_new_tokens=9, stop=lambda one, ids: len(ids) == lengths[one],
+            adapted=False, max_cache_bytes=room_for(decoder, at_once, capacity=26),
+        )  # fmt: skip
+        assert stopped == [ids[:length] for ids, length in zip(free, lengths, strict=True)]
+
+
+def test_the_adapter_is_used_when_asked_for(pair):
+    _, decoder = pair
+    asked = prompts(5, 12)
+    base = generate_batch(decoder, asked, max_new_tokens=6, stop=never, adapted=False)
+    saved = {name: one.clone() for name, one in decoder.lora_state().items()}
+    generator = torch.Generator().manual_seed(3)
+    for one in decoder.lora_state().values():
+        one.copy_(torch.randn(one.shape, generator=generator))
+    decoder.refresh()
+    tuned = generate_batch(decoder, asked, max_new_tokens=6, stop=never, adapted=True)
+    alone = [
+        [int(decoder.logits(np.append(one, ids[:n])).argmax(-1)[-1]) for n in range(6)]
+        for one, ids in zip(asked, tuned, strict=True)
+    ]
+    assert tuned == alone != base
+    assert base == generate_batch(decoder, asked, max_new_tokens=6, stop=never, adapted=False)
+    for name, one in decoder.lora_state().items():
+        one.copy_(saved[name])
+    decoder.refresh()
+
+
+def test_nothing_asked_is_nothing_written(pair):
+    _, decoder = pair
+    assert generate_batch(decoder, [], max_new_tokens=3, stop=never, adapted=True) == []
+    asked = prompts(3, 4)
+    assert generate_batch(decoder, asked, max_new_tokens=0, stop=never, adapted=True) == [[], []]

@@ -9,7 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from repotune.kernels import PLAIN, PLAIN_GPU, fastest_ops
 from repotune.machine import deterministic_gpu
-from repotune.model import Decoder
+from repotune.model import Decoder, generate_batch
+from repotune.model.cache import cache_bytes
 from repotune.model.weights import tensor_shapes
 from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Policy, Row, Shape
 
@@ -206,6 +207,27 @@ def test_what_gpus_before_ampere_run_equals_the_plain_table():
     assert error(got) <= 1.05 * error(plain)
     assert error(again) <= 1.05 * error(plain)
     assert got[0] == pytest.approx(exact[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("use_4bit", [False, True])
+@pytest.mark.parametrize(("kv_heads", "window"), [(2, None), (4, 50)])
+def test_each_token_of_a_batch_is_the_most_likely_one_by_teacher_forcing(
+    kv_heads, window, use_4bit
+):
+    model = decoder(shape(kv_heads, window), use_4bit=use_4bit)
+    generator = np.random.default_rng(5)
+    asked = [generator.integers(0, VOCAB, length) for length in (3, 200, 61, 700, 1, 128)]
+    for at_once in (2, 6):
+        got = generate_batch(
+            model, asked, max_new_tokens=20, stop=lambda one, ids: len(ids) == 5 + 4 * one,
+            adapted=True, max_cache_bytes=at_once * cache_bytes(model.shape, 720, model.dtype),
+        )  # fmt: skip
+        for one, (prompt, ids) in enumerate(zip(asked, got, strict=True)):
+            assert len(ids) == min(20, 5 + 4 * one)
+            logits = model.logits(np.concatenate([prompt, ids]))[len(prompt) - 1 : -1]
+            chosen = logits[torch.arange(len(ids)), ids]
+            # nearly equal ones go either way: 8 bits of logits with a spread of about 1
+            assert float((logits.amax(-1) - chosen).max()) < 0.05
 
 
 def test_offloaded_tails_of_few_numbers_are_not_written_over(deterministic):

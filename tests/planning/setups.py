@@ -1,5 +1,8 @@
 """What the tests of planning share: CodeLlama-7B, its adapters, policies, and one known machine."""
 
+import torch
+
+from repotune.model.weights import tensor_shapes
 from repotune.planning import Setup
 from repotune.planning.rates import Rates
 from repotune.records import LINEAR_MODULES, LayerPolicy, LoraSpec, Policy
@@ -32,3 +35,15 @@ def policy(saving, *, layers=32, offloaded=0):
         ),
         reason="",
     )
+
+
+class RandomWeights:
+    def __init__(self, shape):
+        self.shape, self.sizes = shape, tensor_shapes(shape)
+
+    def names(self):
+        return self.sizes
+
+    def read(self, name):
+        generator = torch.Generator().manual_seed(len(name))
+        return torch.randn(self.sizes[name], generator=generator) * 0.02

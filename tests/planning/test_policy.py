@@ -192,7 +192,7 @@ def test_on_cuda_host_memory_is_used_before_attention_is_computed_again():
         ).layers  # fmt: skip
 
     sizes = [
-        saved_layer_bytes(SHAPE, LORA, one, tokens=65536, itemsize=2, device="cuda")
+        saved_layer_bytes(SHAPE, LORA, one, tokens=65536, itemsize=2, is_fused=True)
         for one in ("input", "outputs")
     ]
     least = next(free for free in range(2**28, 2**34, 2**22) if fits(chosen, free, 0))

@@ -3,7 +3,18 @@
 from dataclasses import replace
 
 from repotune.evaluation.verdict import judge
-from repotune.records import Completion, CorpusSummary, Evaluation, GroupFigures, Interval
+from repotune.records import (
+    Compared,
+    Completion,
+    CorpusSummary,
+    Evaluation,
+    Forgetting,
+    GroupFigures,
+    Interval,
+    LibraryFigures,
+    LineGroup,
+    TaskFigures,
+)
 from repotune.report import Contents, LanguageTally, parse_metrics
 from repotune.runs import RunState
 
@@ -15,6 +26,18 @@ LINES = [
     for n in range(1, 41)
 ]
 LINES += ['{"step": 20, "heldout_loss": 1.5}', '{"step": 7, "healed": "fewer rows a pass"}']
+
+_MORE = Interval(value=0.25, low=0.125, high=0.5)
+
+
+def compared(base, tuned, difference=_MORE, count=18):
+    return Compared(base=base, tuned=tuned, count=count, difference=difference)
+
+
+_GAPS = {
+    "exact_match": compared(0.25, 0.5), "edit_similarity": compared(0.625, 0.75, None),
+    "name_recall": compared(0.5, 0.5, None, 3), "stop_rate": compared(0.5, 1.0),
+}  # fmt: skip
 
 _JUDGED = Evaluation(
     files=12, files_available=14, tokens=30_000, bytes_scored=90_000, base_bits_per_byte=1.25,
@@ -41,6 +64,28 @@ _JUDGED = Evaluation(
             by="directory", name="very/" * 30 + "deep", files=2, bytes_scored=9,
             base_bits_per_byte=1.25, tuned_bits_per_byte=1.0, difference=None,
         ),
+    ),
+    infill=_GAPS,
+    line_groups=tuple(
+        LineGroup(
+            by="directory", name=name, next_line={"exact_match": compared(0.125, 0.375)},
+            infill=infill,
+        )
+        for name, infill in (("core", _GAPS), ("very/" * 30 + "deep", {}))
+    ),
+    left_out=3,
+    forgetting=Forgetting(
+        library=LibraryFigures(
+            files=24, near_duplicates=2, bytes_scored=48_000, base_bits_per_byte=1.0,
+            tuned_bits_per_byte=1.01, difference=Interval(value=0.01, low=0.005, high=0.015),
+        ),
+        tasks=(
+            TaskFigures(
+                name="human_eval", tasks=164, available=164, base_passed=40, tuned_passed=38,
+                lost=5, won=3, p_value=0.727,
+            ),
+        ),
+        not_measured=("HumanEval's infilling was left out.",),
     ),
 )  # fmt: skip
 EVALUATION = replace(_JUDGED, judgement=judge(_JUDGED))

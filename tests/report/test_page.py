@@ -16,8 +16,10 @@ from repotune.evaluation.verdict import judge
 from repotune.records import Interval, Ruling
 from repotune.report import curves, texts, to_html
 
-from .runs import BARE, EVALUATION, HOSTILE, RUN
+from .runs import BARE, EVALUATION, HOSTILE, RUN, compared
 
+FORGETTING = EVALUATION.forgetting
+LIBRARY = FORGETTING.library
 VOID = {"meta", "br", "hr", "img", "path", "use", "rect"}
 
 
@@ -90,6 +92,8 @@ def test_the_verdict_comes_first_and_every_figure_is_there():
     assert html.index('id="verdict"') < html.index('id="figures"') < html.index('id="curves"')
     for said in (
         "Better: ship it", "-0.2500 (-0.3000 – -0.2000)", "+25.0 pp (+10.0 – +40.0)",
+        "What was forgotten", "+1.0%; +0.0100 (+0.0050 – +0.0150)", "40 / 164", "38 / 164",
+        "5 lost, 3 won, p = 0.727", "Not everything was measured (1)",
         "10.0% → 30.0%", "14 of 20 files kept", "Secrets replaced by placeholders: 3",
         "2.00 (1.00 – 3.00)", "Step 7, memory ran out", "In the rehearsal, memory ran out",
         "The weights of step 20 were exported", "cd" * 32, "ab" * 32, "--config config.toml",
@@ -104,19 +108,47 @@ def test_korean_says_the_same_in_korean():
         "좋아졌습니다. 쓰세요",
         "생성된 코드",
         "평가용 코드",
+        "잊은 것",
+        "잃음 5, 얻음 3",
         "자리표시자로 바꾼 비밀값: 3개",
     ):
         assert said in words
 
 
+def judged(**changes):
+    found = replace(EVALUATION, **changes)
+    return replace(found, judgement=judge(found))
+
+
+def test_figures_of_gaps_and_groups_and_what_got_worse_are_shown():
+    _, words = read(to_html(RUN, "en"))
+    for said in (
+        "Gap filled exactly25.0%50.0%+25.0 pp (+12.5",
+        "Gap, edit similarity62.5%75.0%too few files for an interval",
+        "Gap, stopped by itself50.0%100.0%",
+        "core12.5% → 37.5% (18)+25.0 pp (+12.5 – +50.0)25.0% → 50.0% (18)",
+        "left out for that: 3",
+    ):
+        assert said in words
+    assert "stops by itself less often" not in words
+
+    less = Interval(value=-0.5, low=-0.6, high=-0.4)
+    stops = judged(infill={"stop_rate": compared(1.0, 0.5, less)})
+    _, words = read(to_html(replace(RUN, evaluation=stops), "en"))
+    assert "after filling in it stops by itself less often" in words
+    worse = judged(infill={"exact_match": compared(0.5, 0.0, less)})
+    _, words = read(to_html(replace(RUN, evaluation=worse), "ko"))
+    assert "써낸 줄은 확실히 나빠졌습니다: 빈칸을 정확히 채움" in words
+
+
 def test_what_is_not_sure_is_said():
     nothing = {"exact_match": Interval(value=0.0, low=0.0, high=0.0)}
-    evaluation = replace(EVALUATION, line_differences=nothing)
+    evaluation = judged(line_differences=nothing, infill={})
     _, words = read(to_html(replace(RUN, evaluation=evaluation), "en"))
     assert "Whether it writes better lines is not sure" in words
     assert "no difference in any file" in words
     assert "too few files for an interval" in words  # names and similarity
-    old = replace(EVALUATION, line_differences={}, groups=())
+    old = judged(line_differences={}, groups=(), infill={}, line_groups=())
     _, words = read(to_html(replace(RUN, evaluation=old), "en"))
     assert "no interval: evaluate again" in words
     assert "is not sure" not in words
@@ -149,6 +181,7 @@ def test_every_ruling_has_its_words(lang):
         {}, {"files": 3}, {"difference": Interval(value=0.2, low=0.1, high=0.3)},
         {"difference": Interval(value=0.0, low=-0.1, high=0.1)},
         {"line_differences": {"name_recall": Interval(value=-0.2, low=-0.3, high=-0.1)}},
+        {"forgetting": replace(FORGETTING, library=replace(LIBRARY, tuned_bits_per_byte=1.5))},
     ):  # fmt: skip
         evaluation = replace(EVALUATION, **changes)
         judgement = judge(evaluation)

@@ -111,7 +111,7 @@ def kept(job, policy):
     setup = job.setup
     return sum(
         saved_layer_bytes(job.shape, job.lora, one.saving, tokens=setup.tokens,
-                          itemsize=setup.itemsize, device=setup.device)
+                          itemsize=setup.itemsize, is_fused=setup.is_fused)
         for one in policy.layers if not one.offloaded
     )  # fmt: skip
 

@@ -19,13 +19,18 @@ from repotune.cli.show import evaluation_json, evaluation_text, print_json
     "--eval-max-tokens", type=click.IntRange(min=1),
     help="Held-out tokens to read at most.  [default: as the run was configured]",
 )  # fmt: skip
+@click.option(
+    "--tasks/--no-tasks", default=True,
+    help="Also let both solve HumanEval, as a test of what was forgotten: all of it on a GPU, a "
+    "part on a CPU. What they write runs in a sandbox (Linux).  [default: yes]",
+)  # fmt: skip
 @json_option
-def command(run: str, eval_max_tokens: int | None, as_json: bool) -> int:
+def command(run: str, eval_max_tokens: int | None, tasks: bool, as_json: bool) -> int:
     """Evaluate and show the figures."""
     from repotune import pipeline
 
     with show_progress() as emit:
-        evaluation = pipeline.evaluate(run, eval_max_tokens=eval_max_tokens, emit=emit)
+        evaluation = pipeline.evaluate(run, eval_max_tokens=eval_max_tokens, tasks=tasks, emit=emit)
     if as_json:
         print_json({"run": run, **evaluation_json(evaluation)})
     else:

@@ -11,8 +11,10 @@ from typing import Any
 import click
 
 from repotune.records import (
+    Compared,
     Completion,
     Evaluation,
+    Forgetting,
     GroupFigures,
     HandOver,
     Outcome,
@@ -126,7 +128,8 @@ def evaluation_text(evaluation: Evaluation) -> str:
         f"to {difference.high:+.4f})",
         f"           {evaluation.files} of {evaluation.files_available} files, "
         f"{evaluation.tokens:,} tokens; {evaluation.sampled}",
-        "           none is a near-duplicate of a training file (Jaccard 0.7 or more): left out 0",
+        "           none is a near-duplicate of a training file (Jaccard 0.7 or more): left out "
+        f"{evaluation.left_out}",
     ]
     if evaluation.cursors:
         exact, similar = evaluation.exact_match, evaluation.edit_similarity
@@ -141,11 +144,46 @@ def evaluation_text(evaluation: Evaluation) -> str:
             f"Own names  {recall['base']:.1%} -> {recall['tuned']:.1%} of {evaluation.names} names "
             "that your code defines, and that did not stand above the cursor"
         )
+    if evaluation.infill:
+        lines.append(infill_text(evaluation.infill))
+    lines += forgetting_lines(evaluation.forgetting) if evaluation.forgetting else []
     lines += [f"By {one.by} {group_text(one)}" for one in shown_groups(evaluation)]
     lines += [completion_text(one) for one in evaluation.completions[:1]]
     if evaluation.judgement:
         lines.append(f"Verdict    {evaluation.judgement.sentence}")
     return "\n".join(lines)
+
+
+def forgetting_lines(forgetting: Forgetting) -> list[str]:
+    """Base against tuned on code and tasks that are not the user's, a line each."""
+    lines = []
+    library = forgetting.library
+    if library is not None:
+        base, tuned = library.base_bits_per_byte, library.tuned_bits_per_byte
+        lines.append(
+            f"Forgetting Python's standard library {base:.4f} -> {tuned:.4f} bits per byte "
+            f"({tuned / base - 1:+.1%}; difference {library.difference.low:+.4f} to "
+            f"{library.difference.high:+.4f}; bound +2 %), {library.files} files"
+        )
+    for one in forgetting.tasks:
+        name = {"human_eval": "HumanEval", "infilling": "HumanEval's infilling"}[one.name]
+        lines.append(
+            f"Forgetting {name} {one.base_passed} -> {one.tuned_passed} of {one.tasks} solved "
+            f"({one.lost} lost, {one.won} won, p = {one.p_value:.3f})"
+        )
+    return [*lines, *(f"           {sentence}" for sentence in forgetting.not_measured)]
+
+
+def infill_text(infill: Mapping[str, Compared]) -> str:
+    """``Fill in    exact 10.0% -> 15.0%, edit similarity …``."""
+    exact, similar, stops = (
+        infill[name] for name in ("exact_match", "edit_similarity", "stop_rate")
+    )
+    return (
+        f"Fill in    exact {exact.base:.1%} -> {exact.tuned:.1%}, edit similarity "
+        f"{similar.base:.3f} -> {similar.tuned:.3f}, stopped by itself {stops.base:.1%} -> "
+        f"{stops.tuned:.1%}, {exact.count} gaps"
+    )
 
 
 def shown_groups(evaluation: Evaluation) -> list[GroupFigures]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash
 
-from repotune.corpus.shingles import Hashes, jaccard
+from repotune.corpus.shingles import Hashes, jaccard, shingles, word_hashes
 from repotune.records import IntArray
 
 Signatures: TypeAlias = npt.NDArray[np.uint32]
@@ -81,17 +81,36 @@ def near_pairs(
     So each of ``ours`` is looked up by that many of its elements, the rarest (prefix filtering,
     Chaudhuri et al. 2006), and what is found there is compared in full.
     """
-    keys, owners = _index(sets, ours)
-    for other in theirs:
-        begin = np.searchsorted(keys, sets[other], "left")
-        end = np.searchsorted(keys, sets[other], "right")
+    places, others = list(ours), list(theirs)
+    near = _near([sets[one] for one in places], (sets[other] for other in others))
+    for one, other, _ in near:
+        yield places[one], others[other]
+
+
+def repeated(texts: Sequence[str], others: Iterable[str], *, least: float) -> set[int]:
+    """Which of ``texts`` are as similar as ``least``, NEAR or more, to one of ``others``.
+
+    By Jaccard, in 5-grams of words. None is missed; of ``others`` one at a time is held.
+    """
+    near = _near(
+        [shingles(word_hashes(text)) for text in texts],
+        (shingles(word_hashes(other)) for other in others),
+    )
+    return {one for one, _, similarity in near if similarity >= least}
+
+
+def _near(ours: Sequence[Hashes], theirs: Iterable[Hashes]) -> Iterator[tuple[int, int, float]]:
+    """Places of both and similarity of the pairs that reach NEAR; see ``near_pairs``."""
+    keys, owners = _index(ours)
+    for place, other in enumerate(theirs):
+        begin = np.searchsorted(keys, other, "left")
+        end = np.searchsorted(keys, other, "right")
         shared = np.flatnonzero(begin < end)
         hits = [owners[low:high] for low, high in zip(begin[shared], end[shared], strict=True)]
-        size = len(sets[other])
         for one in np.unique(np.concatenate(hits)).tolist() if hits else ():
-            short, long = sorted((len(sets[one]), size))
-            if short >= NEAR * long and jaccard(sets[one], sets[other]) >= NEAR:
-                yield one, other
+            short, long = sorted((len(ours[one]), len(other)))
+            if short >= NEAR * long and (similarity := jaccard(ours[one], other)) >= NEAR:
+                yield one, place, similarity
 
 
 def _signatures(sets: Sequence[Hashes]) -> Signatures:
@@ -124,19 +143,18 @@ def _likely_pairs(signatures_DP: Signatures) -> Iterator[tuple[int, int]]:
             yield one, other
 
 
-def _index(sets: Sequence[Hashes], ours: Sequence[int]) -> tuple[Hashes, IntArray]:
-    """Enough of each set's elements, ascending, and beside each the document that has it."""
-    if not ours:
+def _index(sets: Sequence[Hashes]) -> tuple[Hashes, IntArray]:
+    """Enough of each set's elements, ascending, and beside each whose it is."""
+    if not sets:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    elements, counts = np.unique(np.concatenate([sets[one] for one in ours]), return_counts=True)
+    elements, counts = np.unique(np.concatenate(sets), return_counts=True)
     keys = []
-    for one in ours:
-        own = sets[one]
+    for own in sets:
         # Rounded down with a margin, because 0.6 is no binary fraction: one more does no harm.
         needed = len(own) - int(NEAR * len(own) - 1e-6)
         rarest = np.argsort(counts[np.searchsorted(elements, own)], kind="stable")
         keys.append(own[rarest[: needed + 1]])
     keys_K = np.concatenate(keys)
-    owners_K = np.repeat(np.asarray(ours, np.int64), [len(one) for one in keys])
+    owners_K = np.repeat(np.arange(len(sets)), [len(one) for one in keys])
     order = np.argsort(keys_K, kind="stable")
     return keys_K[order], owners_K[order]

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-from rapidfuzz import fuzz
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from repotune.errors import UsageError
-from repotune.evaluation.bootstrap import paired_interval
-from repotune.evaluation.continuation import BROKEN, continuation, fitted_prompt
+from repotune.evaluation.continuation import (
+    BROKEN,
+    Written,
+    continuation,
+    fitted_prompt,
+    write_on,
+)
 from repotune.evaluation.cursors import Cursor
-from repotune.evaluation.groups import MIN_FILES
-from repotune.evaluation.names import asked_names, names_of
+from repotune.evaluation.names import asked_names
 from repotune.events import Emit, StageProgress
 from repotune.model import Decoder
-from repotune.records import Completion, Interval
+from repotune.records import Completion
 from repotune.tokens import CodeTokenizer
 
-TAIL_LINES = 8
-"""So many lines before the cursor are shown with a completion."""
+TAIL_LINES, HEAD_LINES = 8, 3
+"""So many lines before and after the cursor are kept with a completion."""
 MODELS = (("base", False), ("tuned", True))
-
-
-def exact_match(written: str, truth: str) -> bool:
-    """Whether the two lines are the same but for white space around them, as CrossCodeEval asks."""
-    return written.strip() == truth.strip()
-
-
-def edit_similarity(written: str, truth: str) -> float:
-    """How alike the two stripped lines are, 0 to 1: CrossCodeEval's ``fuzz.ratio`` / 100."""
-    return fuzz.ratio(written.strip(), truth.strip()) / 100
+AT_ONCE = 32
+"""Cursors: then progress is said."""
 
 
 def write_next_lines(
@@ -50,112 +44,81 @@ def write_next_lines(
     the line in ``max_seq_length``. A line longer than ``max_line_tokens`` is cut there.
     ``defined`` are the names that the repository defines, as far as the training has seen it.
     """
-    done: list[Completion] = []
-    for cursor in cursors:
-        limit = _prompt_limit(max_seq_length, max_line_tokens)
-        prompt = fitted_prompt(tokenizer, cursor.prefix, None, limit=limit)
-        written = {
-            name: continuation(
-                decoder,
-                tokenizer,
-                prompt,
-                max_new_tokens=max_line_tokens,
-                finished=_has_line_end,
-                adapted=adapted,
-            ).partition("\n")[0]
-            for name, adapted in MODELS
-        }
-        done.append(
-            Completion(
-                path=cursor.path,
-                line=cursor.line,
-                prompt_tail=_tail(cursor.prefix),
-                truth=cursor.truth,
-                base=written["base"],
-                tuned=written["tuned"],
-                names=asked_names(cursor.truth, cursor.prefix, defined),
-            )
+    writing = _Writing(decoder, tokenizer, defined, max_seq_length, max_line_tokens, stage, emit)
+    return [
+        replace(one, base=_first_line(one.base), tuned=_first_line(one.tuned))
+        for one in writing.at(cursors, _has_line_end)
+    ]
+
+
+def write_infills(
+    decoder: Decoder,
+    tokenizer: CodeTokenizer,
+    gaps: Sequence[Cursor],
+    *,
+    defined: frozenset[str],
+    max_seq_length: int,
+    max_gap_tokens: int,
+    stage: str,
+    emit: Emit,
+) -> list[Completion]:
+    """What each model fills in, greedily, until it says itself that this is all.
+
+    Nothing is cut off what is written: whoever goes on beyond the gap is wrong in an editor, too.
+    After ``max_gap_tokens`` it ends in any case. The tokenizer must have tokens for it.
+    """
+    writing = _Writing(decoder, tokenizer, defined, max_seq_length, max_gap_tokens, stage, emit)
+    return list(writing.at(gaps, _never))
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """What is the same for all cursors."""
+
+    decoder: Decoder
+    tokenizer: CodeTokenizer
+    defined: frozenset[str]
+    max_seq_length: int
+    max_new_tokens: int
+    stage: str
+    emit: Emit
+
+    def at(
+        self, cursors: Sequence[Cursor], finished: Callable[[str], bool]
+    ) -> Iterator[Completion]:
+        """What both models write at each cursor."""
+        limit = _prompt_limit(self.max_seq_length, self.max_new_tokens)
+        for start in range(0, len(cursors), AT_ONCE):
+            some = cursors[start : start + AT_ONCE]
+            prompts = [
+                fitted_prompt(self.tokenizer, one.prefix, one.suffix, limit=limit) for one in some
+            ]
+            bases, tuneds = (
+                write_on(
+                    self.decoder, self.tokenizer, prompts, max_new_tokens=self.max_new_tokens,
+                    finished=finished, adapted=adapted,
+                )
+                for _, adapted in MODELS
+            )  # fmt: skip
+            for cursor, base, tuned in zip(some, bases, tuneds, strict=True):
+                yield self._completion(cursor, base, tuned)
+            self.emit(StageProgress(stage=self.stage, done=start + len(some)))
+
+    def _completion(self, cursor: Cursor, base: Written, tuned: Written) -> Completion:
+        suffix = cursor.suffix or ""
+        return Completion(
+            path=cursor.path,
+            line=cursor.line,
+            prompt_tail=_tail(cursor.prefix),
+            truth=cursor.truth,
+            base=base.text,
+            tuned=tuned.text,
+            names=asked_names(cursor.truth, cursor.prefix + suffix, self.defined),
+            gap=cursor.gap,
+            suffix_head="\n".join(suffix.split("\n")[:HEAD_LINES]),
+            base_ended=base.ended,
+            tuned_ended=tuned.ended,
         )
-        emit(StageProgress(stage=stage, done=len(done)))
-    return done
-
-
-def figures(completions: Sequence[Completion]) -> tuple[dict[str, float], dict[str, float]]:
-    """Share of exact matches and mean edit similarity, of ``base`` and ``tuned``.
-
-    Without completions both are empty: there is nothing to say.
-    """
-    if not completions:
-        return {}, {}
-    texts = {
-        "base": [(one.base, one.truth) for one in completions],
-        "tuned": [(one.tuned, one.truth) for one in completions],
-    }
-    count = len(completions)
-    exact = {name: sum(exact_match(*pair) for pair in texts[name]) / count for name in texts}
-    alike = {name: sum(edit_similarity(*pair) for pair in texts[name]) / count for name in texts}
-    return exact, alike
-
-
-def name_recall(completions: Sequence[Completion]) -> tuple[int, dict[str, float]]:
-    """How many names were asked for, and the share of them that ``base`` and ``tuned`` wrote.
-
-    Without a name the shares are empty.
-    """
-    asked = sum(len(one.names) for one in completions)
-    if not asked:
-        return 0, {}
-    return asked, {
-        "base": sum(_recalled(one.names, one.base) for one in completions) / asked,
-        "tuned": sum(_recalled(one.names, one.tuned) for one in completions) / asked,
-    }
-
-
-def line_differences(completions: Sequence[Completion], *, seed: int) -> dict[str, Interval]:
-    """Tuned minus base of each figure, with a paired bootstrap over files.
-
-    ``exact_match`` and ``edit_similarity`` are means over completions, ``name_recall`` one over
-    names. A figure of which fewer than six files say something is left out.
-    """
-    found = {}
-    for name, figure in _LINE_FIGURES.items():
-        files: dict[str, list[tuple[float, float, int]]] = {}
-        for one in completions:
-            (base, size), (tuned, _) = figure(one, one.base), figure(one, one.tuned)
-            if size:
-                files.setdefault(one.path, []).append((base, tuned, size))
-        if len(files) >= MIN_FILES:
-            sums = np.array([np.sum(of_file, axis=0) for of_file in files.values()])
-            found[name] = paired_interval(sums[:, 0], sums[:, 1], sums[:, 2], seed=seed)
-    return found
-
-
-def _exact(one: Completion, line: str) -> tuple[float, int]:
-    return float(exact_match(line, one.truth)), 1
-
-
-def _alike(one: Completion, line: str) -> tuple[float, int]:
-    return edit_similarity(line, one.truth), 1
-
-
-def _named(one: Completion, line: str) -> tuple[float, int]:
-    return float(_recalled(one.names, line)), len(one.names)
-
-
-_LINE_FIGURES = {"exact_match": _exact, "edit_similarity": _alike, "name_recall": _named}
-"""Of a completion and the line that a model wrote: a sum, and of how many."""
-
-
-def telling_first(completions: Sequence[Completion]) -> tuple[Completion, ...]:
-    """Those that only the tuned model got right come first; else the order stays."""
-    return tuple(
-        sorted(
-            completions,
-            key=lambda one: (
-                exact_match(one.base, one.truth) or not exact_match(one.tuned, one.truth)
-            ),
-        )
-    )
 
 
 def complete_at(
@@ -252,8 +215,8 @@ def _tail(prefix: str) -> str:
     return "\n".join(prefix.removesuffix("\n").split("\n")[-TAIL_LINES:]) + end
 
 
-def _recalled(names: Sequence[str], line: str) -> int:
-    return len(set(names) & names_of(line))
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def _has_line_end(text: str) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from repotune.evaluation.bits_per_byte import bits_per_byte
 from repotune.evaluation.bootstrap import difference_interval
-from repotune.records import FloatArray, GroupFigures, IntArray
+from repotune.records import Document, FloatArray, GroupFigures, IntArray
 
 MIN_FILES = 6
 """Fewer files give no interval: if all of five got better, the sign test's p is 2 · 0.5**5 = 0.06,
@@ -18,22 +18,31 @@ and a bootstrap over so few is narrower than it should be; all of six give 0.03.
 ROOT = "."
 
 
+By: TypeAlias = Literal["language", "directory"]
+
+
+def groups_of(documents: Sequence[Document]) -> dict[By, dict[str, str]]:
+    """For each kind of group: the one that each path is in."""
+    paths = [document.path for document in documents]
+    return {
+        "language": {document.path: document.language for document in documents},
+        "directory": dict(zip(paths, directories(paths), strict=True)),
+    }
+
+
 def group_figures(
     paths: Sequence[str],
-    languages: Mapping[str, str],
+    where: Mapping[By, Mapping[str, str]],
     base_nats: FloatArray,
     tuned_nats: FloatArray,
     byte_counts: IntArray,
     *,
     seed: int,
 ) -> tuple[GroupFigures, ...]:
-    """By language and then by directory; ``languages`` is path -> language, sums are [files]."""
-    by: tuple[tuple[Literal["language", "directory"], list[str]], ...] = (
-        ("language", [languages[path] for path in paths]),
-        ("directory", directories(paths)),
-    )
+    """By language and then by directory, as ``groups_of`` says; sums are [files]."""
     found = []
-    for kind, names in by:
+    for kind, group_of in where.items():
+        names = [group_of[path] for path in paths]
         some = []
         for name in sorted(set(names)):
             members = np.array([one == name for one in names])

@@ -9,7 +9,18 @@ from typing import Any
 
 from repotune.errors import RunError
 from repotune.evaluation.verdict import judge
-from repotune.records import Completion, Evaluation, GroupFigures, Interval, Judgement
+from repotune.records import (
+    Compared,
+    Completion,
+    Evaluation,
+    Forgetting,
+    GroupFigures,
+    Interval,
+    Judgement,
+    LibraryFigures,
+    LineGroup,
+    TaskFigures,
+)
 from repotune.runs import write_json_atomic
 
 
@@ -39,21 +50,58 @@ def read_evaluation(path: Path) -> Evaluation:
 def _evaluation(value: dict[str, Any]) -> Evaluation:
     parts: dict[str, Any] = {
         "difference": Interval(**value["difference"]),
-        "completions": tuple(
-            Completion(**{**one, "names": tuple(one.get("names", ()))})
-            for one in value["completions"]
-        ),
+        "completions": tuple(map(_completion, value["completions"])),
         "line_differences": {
             name: Interval(**one) for name, one in value.get("line_differences", {}).items()
         },
         "groups": tuple(_group(one) for one in value.get("groups", ())),
-    }
-    if value.get("judgement"):
-        judgement = value["judgement"]
-        parts["judgement"] = Judgement(**{**judgement, "worse_on": tuple(judgement["worse_on"])})
+        "infill": _compared(value.get("infill", {})),
+        "infills": tuple(map(_completion, value.get("infills", ()))),
+        "line_groups": tuple(
+            LineGroup(
+                by=one["by"], name=one["name"], next_line=_compared(one["next_line"]),
+                infill=_compared(one["infill"]),
+            )
+            for one in value.get("line_groups", ())
+        ),
+        "forgetting": _forgetting(value["forgetting"]) if value.get("forgetting") else None,
+        "judgement": _judgement(value.get("judgement")),
+    }  # fmt: skip
     return Evaluation(**{**value, **parts})
+
+
+def _judgement(value: dict[str, Any] | None) -> Judgement | None:
+    """None also for one that does not say which figures got worse: it is judged again."""
+    if value is None or "worse_figures" not in value:
+        return None
+    lists = ("worse_on", "worse_figures", "forgets")
+    tuples = {name: tuple(value.get(name, ())) for name in lists}
+    return Judgement(**{**value, **tuples})
+
+
+def _completion(value: dict[str, Any]) -> Completion:
+    return Completion(**{**value, "names": tuple(value.get("names", ()))})
+
+
+def _compared(value: dict[str, dict[str, Any]]) -> dict[str, Compared]:
+    found = {}
+    for name, one in value.items():
+        difference = one["difference"] and Interval(**one["difference"])
+        found[name] = Compared(**{**one, "difference": difference})
+    return found
 
 
 def _group(value: dict[str, Any]) -> GroupFigures:
     difference = value["difference"] and Interval(**value["difference"])
     return GroupFigures(**{**value, "difference": difference})
+
+
+def _forgetting(value: dict[str, Any]) -> Forgetting:
+    library = value["library"]
+    if library is not None:
+        library = LibraryFigures(**{**library, "difference": Interval(**library["difference"])})
+    return Forgetting(
+        library=library,
+        tasks=tuple(TaskFigures(**one) for one in value["tasks"]),
+        not_measured=tuple(value["not_measured"]),
+    )

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from repotune.evaluation.groups import MIN_FILES
-from repotune.records import Evaluation, Judgement, Ruling
+from repotune.records import Evaluation, Interval, Judgement, Ruling, TaskSet
 
 LINE_FIGURES: Final = {
     "exact_match": "exact next lines",
     "edit_similarity": "edit similarity of the next line",
     "name_recall": "names of the repository recalled",
+    "infill_exact_match": "gaps filled exactly",
+    "infill_edit_similarity": "edit similarity of filled gaps",
+    "infill_name_recall": "names of the repository recalled in gaps",
 }
+
+Forgotten: TypeAlias = Literal["library"] | TaskSet
+
+TASK_SETS: Final[dict[TaskSet, str]] = {
+    "human_eval": "HumanEval",
+    "infilling": "HumanEval's infilling",
+}
+LIBRARY_BOUND: Final = 0.02
+"""So much may the bits per byte of code that is not the user's rise."""
+P_BOUND: Final = 0.05
+"""Fewer tasks solved is forgetting if chance would do that less often."""
 
 NO_SURE_CHANGE: Final = " Whether it writes better lines is not sure from so few of them."
 
@@ -20,9 +34,11 @@ def judge(evaluation: Evaluation) -> Judgement:
     """The ruling on ``evaluation``, whose own judgement is not looked at.
 
     Better, if the whole 95 % interval of the difference in bits per byte is below zero, there are
-    enough files for an interval, and no figure of the next lines has got surely worse.
+    enough files for an interval, no figure of what is written has got surely worse, and nothing
+    was forgotten beyond its bound. That it stops by itself less often is said, but forbids nothing.
     """
-    ruling = _ruling(evaluation)
+    forgets = forgotten(evaluation)
+    ruling = _ruling(evaluation, forgets)
     worse_on = tuple(
         one.name
         for one in evaluation.groups
@@ -32,23 +48,59 @@ def judge(evaluation: Evaluation) -> Judgement:
         ship=ruling == "better",
         ruling=ruling,
         worse_on=worse_on,
-        sentence=_sentence(evaluation, ruling, worse_on),
+        sentence=_sentence(evaluation, ruling, worse_on, forgets),
+        worse_figures=surely_worse_figures(evaluation),
+        lines_not_sure=lines_not_sure(evaluation),
+        stops_less=stops_less(evaluation),
+        forgets=forgets,
     )
 
 
-def surely_worse_lines(evaluation: Evaluation) -> tuple[str, ...]:
-    """The figures of the next lines whose whole interval is below zero."""
-    differences = evaluation.line_differences
-    return tuple(name for name, one in differences.items() if one.high < 0)
+def forgotten(evaluation: Evaluation) -> tuple[Forgotten, ...]:
+    """What got worse beyond its bound, of code and tasks that are not the user's."""
+    found: list[Forgotten] = []
+    if evaluation.forgetting is not None:
+        library = evaluation.forgetting.library
+        if library is not None:
+            rise = library.tuned_bits_per_byte / library.base_bits_per_byte - 1
+            found += ["library"] if rise > LIBRARY_BOUND else []
+        found += [
+            one.name
+            for one in evaluation.forgetting.tasks
+            if one.lost > one.won and one.p_value < P_BOUND
+        ]
+    return tuple(found)
 
 
-def surely_better_lines(evaluation: Evaluation) -> bool:
-    """Whether a figure of the next lines has got surely better, or none has an interval."""
-    differences = evaluation.line_differences.values()
-    return not differences or any(one.low > 0 for one in differences)
+def surely_worse_figures(evaluation: Evaluation) -> tuple[str, ...]:
+    """The figures of next lines and gaps whose whole interval is below zero."""
+    return tuple(name for name, one in _differences(evaluation).items() if one.high < 0)
 
 
-def _ruling(evaluation: Evaluation) -> Ruling:
+def lines_not_sure(evaluation: Evaluation) -> bool:
+    """Whether figures of lines or gaps have intervals, and none has got surely better."""
+    differences = _differences(evaluation).values()
+    return bool(differences) and not any(one.low > 0 for one in differences)
+
+
+def stops_less(evaluation: Evaluation) -> bool:
+    """Whether the tuned model surely ends less often by itself after filling in."""
+    rate = evaluation.infill.get("stop_rate")
+    return rate is not None and rate.difference is not None and rate.difference.high < 0
+
+
+def _differences(evaluation: Evaluation) -> dict[str, Interval]:
+    """Those of ``LINE_FIGURES`` that have an interval."""
+    gaps = {
+        f"infill_{name}": one.difference
+        for name, one in evaluation.infill.items()
+        if one.difference is not None
+    }
+    both = {**evaluation.line_differences, **gaps}
+    return {name: one for name, one in both.items() if name in LINE_FIGURES}
+
+
+def _ruling(evaluation: Evaluation, forgets: tuple[Forgotten, ...]) -> Ruling:
     difference = evaluation.difference
     if evaluation.files < MIN_FILES:
         return "too_few_files"
@@ -56,10 +108,17 @@ def _ruling(evaluation: Evaluation) -> Ruling:
         return "worse"
     if difference.high >= 0:
         return "no_gain"
-    return "worse_lines" if surely_worse_lines(evaluation) else "better"
+    if surely_worse_figures(evaluation):
+        return "worse_lines"
+    return "forgets" if forgets else "better"
 
 
-def _sentence(evaluation: Evaluation, ruling: Ruling, worse_on: tuple[str, ...]) -> str:
+def _sentence(
+    evaluation: Evaluation,
+    ruling: Ruling,
+    worse_on: tuple[str, ...],
+    forgets: tuple[Forgotten, ...],
+) -> str:
     difference = evaluation.difference
     share = abs(evaluation.tuned_bits_per_byte / evaluation.base_bits_per_byte - 1)
     span = f"95 % interval {difference.low:+.4f} to {difference.high:+.4f}"
@@ -83,12 +142,42 @@ def _sentence(evaluation: Evaluation, ruling: Ruling, worse_on: tuple[str, ...])
                 f"and its {span} holds zero. Train longer, on more code, or evaluate on more of it."
             )
         case "worse_lines":
-            lost = ", ".join(LINE_FIGURES[name] for name in surely_worse_lines(evaluation))
+            lost = ", ".join(LINE_FIGURES[name] for name in surely_worse_figures(evaluation))
             return (
                 f"Mixed, don't ship it: code is predicted better, by {size}, but the lines written "
                 f"got surely worse ({lost})."
             )
+        case "forgets":
+            lost = ", ".join(_loss(evaluation, name) for name in forgets)
+            return (
+                f"Better, by {size}, {span}, but it forgets: {lost}. So don't ship it for more "
+                "than this code; a lower learning_rate or fewer epochs forget less."
+            )
         case "better":
             but = f" Not for {', '.join(worse_on)}, where it is surely worse." if worse_on else ""
-            lines = "" if surely_better_lines(evaluation) else NO_SURE_CHANGE
-            return f"Better, by {size}, {span}: ship it.{but}{lines}"
+            lines = NO_SURE_CHANGE if lines_not_sure(evaluation) else ""
+            return f"Better, by {size}, {span}: ship it.{but}{lines}{_stops(evaluation)}"
+
+
+def _stops(evaluation: Evaluation) -> str:
+    if not stops_less(evaluation):
+        return ""
+    rate = evaluation.infill["stop_rate"]
+    return (
+        f" But after filling in it stops by itself less often ({rate.base:.1%} -> "
+        f"{rate.tuned:.1%}): keep your editor's limit on new tokens."
+    )
+
+
+def _loss(evaluation: Evaluation, name: Forgotten) -> str:
+    assert evaluation.forgetting is not None
+    library = evaluation.forgetting.library
+    if name == "library":
+        assert library is not None
+        rise = library.tuned_bits_per_byte / library.base_bits_per_byte - 1
+        return f"Python's standard library takes {rise:.1%} more bits per byte"
+    (figures,) = (one for one in evaluation.forgetting.tasks if one.name == name)
+    return (
+        f"{TASK_SETS[name]} fell from {figures.base_passed} to {figures.tuned_passed} of "
+        f"{figures.tasks} solved (p = {figures.p_value:.3f})"
+    )

@@ -126,6 +126,12 @@ def _evaluation(evaluation: Evaluation | None) -> str:
             f"| next line, exact | {exact['base']:.1%} | {exact['tuned']:.1%} |",
             f"| next line, edit similarity | {similar['base']:.3f} | {similar['tuned']:.3f} |",
         ]
+    if evaluation.infill:
+        gaps, stops = evaluation.infill["exact_match"], evaluation.infill["stop_rate"]
+        lines += [
+            f"| gap filled, exact | {gaps.base:.1%} | {gaps.tuned:.1%} |",
+            f"| gap filled, stopped by itself | {stops.base:.1%} | {stops.tuned:.1%} |",
+        ]
     return (
         "\n".join(lines) + f"\n\nDifference in bits per byte, 95 % interval: {low:+.4f} to "
         f"{high:+.4f}; {evaluation.files} files, {evaluation.tokens:,} tokens."

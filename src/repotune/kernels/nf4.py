@@ -21,7 +21,7 @@ BLOCK = 64
 GROUP = 256
 """Scales that share a scale of their own."""
 PIECE = 2**16
-"""Blocks that are quantised at a time."""
+"""Blocks that are quantised or dequantised at a time."""
 LINE = 256
 """Bytes to whose multiples parts of a block are aligned, as separate tensors would be."""
 
@@ -118,10 +118,17 @@ def _quantise_blocks(blocks: Tensor, absmax_out: Tensor, packed_out: Tensor) -> 
 
 def dequantise(matrix: Nf4, out_OK: Tensor) -> None:
     """Write the matrix into ``out``, which may be a view with any strides, in out's precision."""
-    table = code_table(matrix.packed.device)
-    codes = torch.stack([matrix.packed >> 4, matrix.packed & 15], dim=1).long()
-    values = table[codes].view(-1, BLOCK) * block_scales(matrix)[:, None]
-    out_OK.copy_(values.view(matrix.rows, matrix.columns))
+    pairs = pair_table(matrix.packed.device)
+    scales_n1 = block_scales(matrix)[:, None]
+    # As in ``quantise`` by the piece; 64 rows are whole blocks, whatever the columns.
+    step = max(1, PIECE // matrix.columns) * BLOCK
+    for start in range(0, matrix.rows, step):
+        out = out_OK[start : start + step]
+        first, count = start * matrix.columns, len(out) * matrix.columns
+        codes = matrix.packed[first // 2 : (first + count) // 2].int()
+        values = pairs.index_select(0, codes).view(-1, BLOCK)
+        values.mul_(scales_n1[first // BLOCK : (first + count) // BLOCK])
+        out.copy_(values.view(out.shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,13 @@ def _quantise_scales(absmax_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def code_table(device: torch.device) -> Tensor:
     """The 16 values of a code, ascending."""
     return torch.tensor(CODES, device=device)
+
+
+@cache
+def pair_table(device: torch.device) -> Tensor:
+    """The two values of each byte, [256, 2]."""
+    codes = torch.arange(256, device=device)
+    return code_table(device)[torch.stack([codes >> 4, codes & 15], dim=1)]
 
 
 @cache

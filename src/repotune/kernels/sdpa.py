@@ -14,20 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from repotune.kernels.attention import Attended, Documents, Span, attend, attend_backward
+from repotune.kernels.attention import Attended, Documents, attend, attend_backward
 
 
 def sdpa_attention(
     q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor, documents: Documents, out_KTGH: Tensor
 ) -> Attended:
     """See ``attention.attention``."""
-    span = Span(0, documents.window)
     for d in documents.slices:
         q, k, v = q_KTGH[:, d], k_KTH[:, d], v_KTH[:, d]
         if _sees_all(d, documents):
             out_KTGH[:, d] = _attend(q, k, v)
         else:
-            attend(q, k, v, span, out_KTGH[:, d])
+            attend(q, k, v, documents.window, out_KTGH[:, d])
     return Attended(out_KTGH)
 
 
@@ -37,14 +36,13 @@ def sdpa_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """See ``attention.attention_backward``."""
     dq, dk, dv = (torch.empty_like(one) for one in (q_KTGH, k_KTH, v_KTH))
-    span = Span(0, documents.window)
     for d in documents.slices:
         q, k, v, do = q_KTGH[:, d], k_KTH[:, d], v_KTH[:, d], do_KTGH[:, d]
         if _sees_all(d, documents):
             dq[:, d], dk[:, d], dv[:, d] = _attend_backward(do, q, k, v)
         else:
             dq[:, d], dk[:, d], dv[:, d] = attend_backward(
-                do.contiguous(), q, k, v, attended.out[:, d], span
+                do.contiguous(), q, k, v, attended.out[:, d], documents.window
             )
     return dq, dk, dv
 

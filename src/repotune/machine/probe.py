@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -41,6 +42,7 @@ def probe() -> Machine:
         bf16=(
             torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bf16_pays_off()
         ),
+        triton=find_spec("triton") is not None,
     )
 
 

@@ -1,11 +1,12 @@
 """A model: finding it, reading its weights, running it forward and back, completing with it.
 
 ``resolve`` and ``hub`` find a model, ``shape`` says what it is, ``weights`` reads it tensor by
-tensor; ``decoder`` is built of ``layer``s, these of ``linear``s; ``generate`` completes.
+tensor; ``decoder`` is built of ``layer``s, these of ``linear``s; ``generate`` completes many
+prompts at once, whose keys and values lie in a ``cache``.
 """
 
 from repotune.model.decoder import Decoder
-from repotune.model.generate import generate
+from repotune.model.generate import generate_batch
 from repotune.model.quantised import QuantisedLayers
 from repotune.model.resolve import resolve_model, weights_id
 from repotune.model.shape import read_shape
@@ -15,7 +16,7 @@ __all__ = [
     "Decoder",
     "QuantisedLayers",
     "WeightSource",
-    "generate",
+    "generate_batch",
     "open_weights",
     "read_shape",
     "resolve_model",

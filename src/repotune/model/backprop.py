@@ -21,7 +21,7 @@ from repotune.model.rope import tables
 from repotune.records import IntArray, Policy, Row, Shape
 
 
-def go_on() -> None:
+def keep_going() -> None:
     """What is called between layers where nobody wants to stop."""
 
 
@@ -115,7 +115,9 @@ class Backprop:
         key = (policy, tokens, len(documents.bounds), documents.longest)
 
         def compute(given: Inputs) -> Tensor:
-            return self._pass(given, replace(documents, bounds=given.bounds), policy, None, go_on)
+            return self._pass(
+                given, replace(documents, bounds=given.bounds), policy, None, keep_going
+            )
 
         return self.graphs.run(key, inputs, compute)
 

@@ -18,9 +18,10 @@ from torch import Tensor
 from repotune.errors import ModelError
 from repotune.kernels import PLAIN, Buffers, Documents, Ops
 from repotune.kernels.nf4 import Nf4, allocate, can_quantise, quantise
-from repotune.model.backprop import Backprop, Parts, go_on
+from repotune.model.backprop import Backprop, Parts, keep_going
+from repotune.model.cache import Attend, KVCache
 from repotune.model.frozen import DenseWeight, FrozenWeight, Nf4Weight
-from repotune.model.layer import Layer, LayerCache, RowContext
+from repotune.model.layer import Layer, RowContext
 from repotune.model.linear import Part, StackedLinear, lora_size, parts_of, ranks_of
 from repotune.model.quantised import QuantisedLayers
 from repotune.model.rope import frequencies
@@ -113,7 +114,7 @@ class Decoder:
     @torch.no_grad()
     def loss_and_grad(
         self, row: Row, *, scale: float, policy: Policy, dropout_seed: int | None,
-        between_layers: Callable[[], None] = go_on,
+        between_layers: Callable[[], None] = keep_going,
     ) -> Tensor:  # fmt: skip
         """Sum of the row's token losses in nats, []; adds ``scale`` × its gradient to ``.grad``.
 
@@ -130,16 +131,20 @@ class Decoder:
 
     @torch.no_grad()
     def token_losses(
-        self, row: Row, *, adapted: bool, between_layers: Callable[[], None] = go_on
+        self, row: Row, *, adapted: bool, between_layers: Callable[[], None] = keep_going
     ) -> Tensor:
         """Loss of every position in nats, [T] fp32; 0 where the label is IGNORE.
 
         ``adapted=False`` is the base model, without LoRA. ``between_layers`` may raise.
         """
         parts = self.parts
-        hidden_TD = self._hidden(
-            row.input_ids, row.starts, adapted=adapted, between_layers=between_layers
-        )
+        documents, positions = parts.documents(row.starts, len(row.input_ids))
+        hidden_TD = self._normed(
+            self._forward(
+                parts.ids(row.input_ids), positions, documents, adapted=adapted,
+                between_layers=between_layers,
+            )
+        )  # fmt: skip
         labels_T = parts.ids(row.labels)
         return parts.ops.token_losses(hidden_TD, parts.head_VD, labels_T, self._shared)
 
@@ -148,46 +153,42 @@ class Decoder:
         self, input_ids: IntArray, *, starts: IntArray | None = None, adapted: bool = True
     ) -> Tensor:
         """Logits of every position, [T, V] fp32."""
-        hidden_TD = self._hidden(input_ids, starts, adapted=adapted)
-        return (hidden_TD @ self.parts.head_VD.t()).float()
-
-    def new_caches(self, capacity: int) -> list[LayerCache]:
-        """Empty key/value caches for ``capacity`` tokens, one per layer."""
-        size = (self.shape.num_key_value_heads, capacity, self.shape.head_dim)
-        return [
-            LayerCache(
-                keys=torch.empty(size, dtype=self.dtype, device=self.device),
-                values=torch.empty(size, dtype=self.dtype, device=self.device),
-            )
-            for _ in self.layers
-        ]
-
-    @torch.no_grad()
-    def next_logits(
-        self, input_ids: IntArray, caches: Sequence[LayerCache], *, adapted: bool = True
-    ) -> Tensor:
-        """Logits [V] fp32 after ``input_ids``, which follow what the caches already hold."""
-        ids = self.parts.ids(input_ids)
-        offset = caches[0].length
-        positions = torch.arange(offset, offset + len(ids), device=self.device)
-        documents, _ = self.parts.documents(FIRST, len(ids))
-        hidden_TD = self._forward(ids, positions, documents, adapted=adapted, caches=caches)
-        return (self._normed(hidden_TD[-1:]) @ self.parts.head_VD.t()).float().squeeze(0)
-
-    def _hidden(
-        self, input_ids: IntArray, starts: IntArray | None, *, adapted: bool,
-        between_layers: Callable[[], None] = go_on,
-    ) -> Tensor:  # fmt: skip
-        """The hidden state that goes into the head, [T, D]."""
         ids = self.parts.ids(input_ids)
         documents, positions = self.parts.documents(FIRST if starts is None else starts, len(ids))
-        return self._normed(
-            self._forward(ids, positions, documents, adapted=adapted, between_layers=between_layers)
+        return self._head(self._forward(ids, positions, documents, adapted=adapted))
+
+    def new_cache(self, slots: int, capacity: int) -> KVCache:
+        """An empty cache for ``slots`` sequences of ``capacity`` tokens."""
+        return KVCache(
+            self.shape, slots=slots, capacity=capacity, dtype=self.dtype, device=self.device
         )
+
+    @torch.no_grad()
+    def begin(self, prompts: Sequence[IntArray], cache: KVCache, *, adapted: bool) -> Tensor:
+        """Logits [B, V] fp32 after each of the prompts, which become sequences of the cache."""
+        row = np.concatenate(prompts)
+        starts = np.cumsum([0, *(len(one) for one in prompts[:-1])])
+        documents, positions = self.parts.documents(starts, len(row))
+        attends = cache.fill(documents, self.ops.attention)
+        hidden_TD = self._forward(
+            self.parts.ids(row), positions, documents, adapted=adapted, attends=attends
+        )
+        return self._head(hidden_TD[documents.bounds[1:].long() - 1])
+
+    @torch.no_grad()
+    def go_on(self, ids_B: IntArray, cache: KVCache, *, adapted: bool) -> Tensor:
+        """Logits [B, V] fp32 after one more token of each of the cache's sequences."""
+        count = len(ids_B)
+        documents, _ = self.parts.documents(np.arange(count), count)  # of one token each
+        positions, attends = cache.step()
+        hidden_BD = self._forward(
+            self.parts.ids(ids_B), positions, documents, adapted=adapted, attends=attends
+        )
+        return self._head(hidden_BD)
 
     def _forward(
         self, ids_T: Tensor, positions_T: Tensor, documents: Documents, *, adapted: bool,
-        caches: Sequence[LayerCache] | None = None, between_layers: Callable[[], None] = go_on,
+        attends: Sequence[Attend] | None = None, between_layers: Callable[[], None] = keep_going,
     ) -> Tensor:  # fmt: skip
         """The hidden state after the last layer; nothing is saved."""
         cos, sin = self.parts.rotary(positions_T)
@@ -200,10 +201,14 @@ class Decoder:
             between_layers()
             _, middle = layer.forward(
                 x, row, saving="input", kept=self._shared, scratch=self._shared, out=y,
-                residual=middle, cache=caches[i] if caches else None,
+                residual=middle, attend=attends[i] if attends else None,
             )  # fmt: skip
             x, y = y, x
         return x if middle is None else x.add_(middle)
+
+    def _head(self, x_TD: Tensor) -> Tensor:
+        """Logits [T, V] fp32 of the last layer's output."""
+        return (self._normed(x_TD) @ self.parts.head_VD.t()).float()
 
     def _normed(self, x_TD: Tensor) -> Tensor:
         out_TD = torch.empty_like(x_TD)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from repotune.kernels import Attended, Buffers, Documents, Heads, Ops
-from repotune.kernels.attention import Span, attend
+from repotune.model.cache import Attend
 from repotune.model.linear import StackedLinear
 from repotune.records import Saving, Shape
 
@@ -33,23 +33,6 @@ class RowContext:
     adapted: bool = True
     seed: int | None = None
     """Of the dropout masks; None: no dropout."""
-
-
-@dataclass(slots=True, kw_only=True)
-class LayerCache:
-    """Keys and values of the tokens already seen, [K, capacity, H]; for generation only."""
-
-    keys: Tensor
-    values: Tensor
-    length: int = 0
-
-    def extend(self, k_KTH: Tensor, v_KTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Append, and return all keys and values so far."""
-        stop = self.length + k_KTH.shape[1]
-        self.keys[:, self.length : stop] = k_KTH
-        self.values[:, self.length : stop] = v_KTH
-        self.length = stop
-        return self.keys[:, :stop], self.values[:, :stop]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +114,7 @@ class Layer:
     ) -> None:
         kv = shape.num_key_value_heads
         self.heads = Heads(kv, shape.num_attention_heads // kv, shape.head_dim)
-        self.ops, self.eps, self.window = ops, shape.rms_norm_eps, shape.sliding_window
+        self.ops, self.eps = ops, shape.rms_norm_eps
         self.attention_norm, self.mlp_norm = attention_norm, mlp_norm
         self.qkv, self.o, self.gate_up, self.down = qkv, o, gate_up, down
 
@@ -147,20 +130,21 @@ class Layer:
 
     def forward(
         self, x_TD: Tensor, row: RowContext, *, saving: Saving, kept: Buffers, scratch: Buffers,
-        out: Tensor, residual: Tensor | None = None, cache: LayerCache | None = None,
+        out: Tensor, residual: Tensor | None = None, attend: Attend | None = None,
     ) -> tuple[Saved, Tensor]:  # fmt: skip
         """Write what the MLP adds into ``out`` [T, D]; return what is saved, and ``middle``.
 
         The layer's output is their sum, and it is the next layer that adds them, in its norm:
         ``residual`` is the ``middle`` of the layer below, which is added to ``x`` in place. What
         ``saving`` says lies in ``kept``; ``scratch`` is for what nobody reads after the next layer.
+        ``attend`` is for generation: attention to what a cache holds, too.
         """
         for_q = kept if saving in ("all", "attention") else scratch
         # Without being kept, q, k and v are done with before the MLP's product is there.
         place = "qkv" if for_q is kept else "product"
         projected = self._project(x_TD, row, for_q, scratch, place, residual)
         for_outputs = kept if saving != "input" else scratch
-        outputs = self._attend(projected, row, for_outputs, cache)
+        outputs = self._attend(projected, row, for_outputs, attend)
         for_gated = kept if saving == "all" else scratch
         gated, product = self._gate(outputs.middle, row, for_gated, scratch, x_TD)
         self.down.multiply(product, adapted=row.adapted, out=out)
@@ -208,18 +192,17 @@ class Layer:
         return Projected(q=q, k=k, v=v, tail=tail, rstd=rstd)
 
     def _attend(
-        self, projected: Projected, row: RowContext, kept: Buffers, cache: LayerCache | None
+        self, projected: Projected, row: RowContext, kept: Buffers, attend: Attend | None
     ) -> Outputs:
         """Attention through ``o``; ``middle`` is without the residual, which ``_gate`` adds."""
         q, k, v = projected.q, projected.k, projected.v
         tokens = q.shape[1]
         o_in = _padded(kept, "o_in", tokens, self.o)
         attended = Attended(self.heads.of_queries(self.o.x_of(o_in)))
-        if cache is None:
+        if attend is None:
             attended = self.ops.attention(q, k, v, row.documents, attended.out)
         else:
-            span = Span(cache.length, self.window)  # before the cache grows
-            attend(q, *cache.extend(k, v), span, attended.out)
+            attend(q, k, v, attended.out)
         middle = kept.take("middle", tokens, self.o.outputs)
         self.o.forward(o_in, adapted=row.adapted, seed=_seed(row, 1), out=middle)
         return Outputs(o_in=o_in, state=attended.state, middle=middle)

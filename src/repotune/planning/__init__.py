@@ -36,10 +36,11 @@ from repotune.planning.plan import (
 )
 from repotune.planning.policy import choose_policy
 from repotune.planning.smaller import smaller_model
-from repotune.planning.target import Target, gpu_context, gpu_target, machine_target
+from repotune.planning.target import FUSED_SINCE, Target, gpu_context, gpu_target, machine_target
 
 __all__ = [
     "BYTES_PER_TOKEN",
+    "FUSED_SINCE",
     "PlainRun",
     "Setup",
     "Target",

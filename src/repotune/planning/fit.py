@@ -79,6 +79,8 @@ def setup_of(shape: Shape, config: FineTuningConfig, target: Target) -> Setup:
         device=target.device,
         use_4bit=config.use_4bit and on_gpu,
         documents=packed_documents(tokens, rows),
+        longest=config.max_seq_length,
+        plain=on_gpu and not (target.fused and in_16_bits),
     )
 
 
@@ -221,7 +223,7 @@ def _least_bytes(setup: Setup, config: FineTuningConfig, host_free_bytes: int) -
         return needed_bytes(setup, host_free_bytes=host_free_bytes)
     whole = saved_layer_bytes(
         setup.shape, setup.lora, "all", tokens=setup.tokens, itemsize=setup.itemsize,
-        device=setup.device,
+        is_fused=setup.is_fused,
     )  # fmt: skip
     return shared_bytes(setup, frozenset({"all"})) + setup.shape.num_hidden_layers * whole
 

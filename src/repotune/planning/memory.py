@@ -28,20 +28,24 @@ WORKSPACE: Final = 64 * 2**20
 """Of cuBLAS and cuBLASLt, as PyTorch sets them for Hopper; 16 MiB on older GPUs."""
 STAGED_LAYERS: Final = 2
 """Of ``model.offload``: sets that layers arrive in. The forward has three, and then less beside."""
-SEGMENTS: Final = 40 * 2**20
+SEGMENTS: Final = 20 * 2**20
 """What the allocator rounds up, whatever the step."""
-UNMERGED: Final = 3.0
+UNMERGED: Final = 1.8
 """Tensors of the queries' size in holes that the allocator holds: fitted, see ``benchmarks``."""
 MEAN_DOCUMENT: Final = 700
 """Tokens of a piece of a file in packed rows."""
 FLASH_ROWS: Final = 128
 """To whose multiples flash attention's backward rounds the rows of each document, in fp32."""
+PLAIN_LOGITS: Final = 2**23
+"""Of ``kernels.cross_entropy``: logits of a chunk, in the compute precision and in fp32."""
+PLAIN_PIECE: Final = 64 * 2**16
+"""Of ``kernels.nf4``: numbers of a 4-bit weight that are dequantised at a time."""
 CONTEXT_BASE: Final = 250 * 2**20
 CONTEXT_PER_SM: Final = 4 * 2**20
 """A CUDA context with PyTorch's kernels: 0.75 to 0.85 GiB on an H100 of 132 multiprocessors, whose
 stacks are most of it."""
 
-CPU_FIXED: Final = 170 * 2**20
+CPU_FIXED: Final = 150 * 2**20
 """The chunk of logits and its gradient, what torch sets up at its first matmuls."""
 QUERY_BLOCK: Final = 128
 """Of ``kernels.attention``, which this room does not import."""
@@ -61,6 +65,15 @@ class Setup:
     use_4bit: bool = False
     documents: int | None = None
     """Of different lengths, in flight, see ``packed_documents``; None: each row is one."""
+    longest: int | None = None
+    """Tokens of a row, in which the longest document is; None: all that are in flight."""
+    plain: bool = False
+    """On CUDA: plain operations instead of the fused ones, as ``kernels.fastest_ops`` decides."""
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the fused operations run; on a CPU they never do."""
+        return self.device == "cuda" and not self.plain
 
 
 def packed_documents(tokens: int, rows: int) -> int:
@@ -119,13 +132,13 @@ def lora_parameters(shape: Shape, lora: LoraSpec) -> int:
 
 def saved_layer_bytes(
     shape: Shape, lora: LoraSpec, saving: Saving, *, tokens: int, itemsize: int,
-    device: Device = "cpu",
+    is_fused: bool = False,
 ) -> int:  # fmt: skip
     """What a layer holds between forward and backward (the fields of ``model.layer.Saved``).
 
     Numbers of the compute precision per token, with the adapters' tails (R numbers a stack), and
-    fp32 statistics of the norms. Gate and up lie in padded rows, as does attention's output. On
-    CUDA attention keeps a log-sum-exp for each head.
+    fp32 statistics of the norms. Gate and up lie in padded rows, as does attention's output. Fused
+    attention keeps a log-sum-exp for each head.
     """
     d, q, k, i = widths(shape)
     r_qkv, r_o, r_gate_up, r_down = (ranks for *_, ranks in stacks(shape, lora))
@@ -139,7 +152,7 @@ def saved_layer_bytes(
         "all": input_ + outputs + projected + gated,
     }
     statistics = {"input": 0, "outputs": 0, "attention": 4, "all": 8}[saving]
-    if device == "cuda" and saving != "input":
+    if is_fused and saving != "input":
         statistics += 4 * shape.num_attention_heads
     return tokens * (itemsize * numbers[saving] + statistics)
 
@@ -151,14 +164,12 @@ def resident_bytes(shape: Shape, lora: LoraSpec, *, itemsize: int) -> int:
 
 
 def weight_bytes(setup: Setup) -> int:
-    """The frozen linears: 0.5159 byte a parameter in NF4, else w, padded on CUDA.
+    """The frozen linears: 0.5159 byte a parameter in NF4, else w.
 
-    A dense stack is one matrix [outputs + R, inputs + R], whose margins hold the adapter.
+    A dense stack is one padded matrix [outputs + R, inputs + R], whose margins hold the adapter.
     """
     if setup.use_4bit:
         return round(NF4_BYTES * linear_parameters(setup.shape))
-    if setup.device == "cpu":
-        return linear_parameters(setup.shape) * setup.itemsize
     layer = sum(_padded(o + r) * _padded(i + r) for i, o, r in stacks(setup.shape, setup.lora))
     return setup.shape.num_hidden_layers * layer * setup.itemsize
 
@@ -171,11 +182,9 @@ def embedding_bytes(setup: Setup) -> int:
 def adapter_bytes(setup: Setup) -> int:
     """LoRA: 16 bytes a parameter, and beside 4-bit weights compute copies of A [R, inputs].
 
-    The copies of a dense weight lie in its margins; on a CPU they are counted as w a parameter.
+    The copies of a dense weight lie in its margins.
     """
     parameters = lora_parameters(setup.shape, setup.lora)
-    if setup.device == "cpu":
-        return parameters * (MASTER_BYTES + 2 * setup.itemsize)
     copies = sum(r * i for i, _, r in stacks(setup.shape, setup.lora))
     layers = setup.shape.num_hidden_layers
     return parameters * MASTER_BYTES + (layers * copies * setup.itemsize if setup.use_4bit else 0)
@@ -237,8 +246,15 @@ def scratch_bytes(setup: Setup, savings: frozenset[Saving]) -> int:
         numbers += qkv + _padded(q + r_o) + d
     if setup.lora.dropout:
         numbers += 2 * i
-    logits = min(LOGIT_ROWS, tokens) * setup.shape.vocab_size
-    return tokens * (setup.itemsize * numbers + 32) + setup.itemsize * max(tokens * wide, logits)
+    vocab = setup.shape.vocab_size
+    if setup.is_fused:
+        shared = max(tokens * wide, min(LOGIT_ROWS, tokens) * vocab) * setup.itemsize
+    else:
+        # q, k and v are copies of the stack's output, in scratch where they are not kept.
+        numbers += qkv * (again + bool("input" not in savings and savings - {"outputs"}))
+        logits = plain_chunk(setup) * vocab
+        shared = tokens * wide * setup.itemsize + logits * (setup.itemsize + 4)
+    return tokens * (setup.itemsize * numbers + 32) + shared
 
 
 def uses_flash(setup: Setup) -> bool:
@@ -252,8 +268,11 @@ def attention_bytes(setup: Setup) -> int:
     """What attention's backward allocates: dq, dk and dv, dq in fp32, and small statistics.
 
     Flash attention (documents of several lengths, grouped queries, a window) copies its output and
-    the gradient, gives each query head its own dk and dv, and pads each document in fp32.
+    the gradient, gives each query head its own dk and dv, and pads each document in fp32. Without
+    fused operations this is the peak of all that plain ones allocate, see ``plain_bytes``.
     """
+    if not setup.is_fused:
+        return plain_bytes(setup)
     _, q, k, _ = widths(setup.shape)
     heads, padded = setup.shape.num_attention_heads, setup.tokens
     numbers = q + 2 * k
@@ -261,6 +280,32 @@ def attention_bytes(setup: Setup) -> int:
         numbers += 2 * q + (2 * q if k < q else 0)
         padded += FLASH_ROWS * (setup.documents or 0)
     return setup.tokens * (setup.itemsize * numbers + 8 * heads) + padded * 4 * q
+
+
+def plain_bytes(setup: Setup) -> int:
+    """The most that plain operations on a GPU hold at once beside the scratch.
+
+    dq, dk and dv stay until the layer's end. Beside them, either attention of the longest document
+    (its output again, dq, dk and dv for each query head, k's and v's sums, dq in fp32 and two
+    statistics of PyTorch's memory-efficient kernel), or the norm's backward (three numbers in
+    fp32), or a piece of a 4-bit weight in fp32, its codes, and all of its scales. Without them,
+    SwiGLU's backward (three of its width) or a chunk of logits in fp32 and two of its inputs.
+    """
+    d, q, k, i = widths(setup.shape)
+    tokens, w = setup.tokens, setup.itemsize
+    longest = min(setup.longest or tokens, tokens)
+    heads = setup.shape.num_attention_heads
+    attention = longest * (w * (4 * q + 2 * k) + 4 * q + 8 * heads)
+    largest = d * max(q, i) if setup.use_4bit else 0
+    weight = 6 * min(largest, PLAIN_PIECE) + largest // 4
+    layer = w * tokens * (q + 2 * k) + max(attention, 12 * tokens * d, weight)
+    rows = plain_chunk(setup)
+    return max(layer, 3 * w * tokens * i, rows * (4 * setup.shape.vocab_size + 2 * w * d))
+
+
+def plain_chunk(setup: Setup) -> int:
+    """Rows of a chunk of logits, of ``kernels.cross_entropy``."""
+    return min(max(1, PLAIN_LOGITS // setup.shape.vocab_size), setup.tokens)
 
 
 def staging_bytes(setup: Setup, policy: Policy) -> int:
@@ -295,7 +340,7 @@ def working_bytes(shape: Shape, *, tokens: int, itemsize: int) -> int:
     """On a CPU: temporaries of one layer, chunks of logits.
 
     Fitted to peaks of the starter on a CPU, 512 to 4,096 tokens in bf16 and fp32, kept and
-    recomputed (glibc): the formula is within 75 MiB of the measured 200 to 506 MiB. The
+    recomputed (glibc): the whole plan is 40 to 90 MiB above the measured 683 to 1,178 MiB. The
     backward holds about five tensors of width I at once and the matmuls over a block of 128
     queries five of heads × 128 × tokens; the allocator's gaps double that.
     """
@@ -339,7 +384,7 @@ def memory_parts(setup: Setup, policy: Policy) -> tuple[MemoryPart, ...]:
         _part("weight buffer", fixed, "largest stack, cuBLAS 64 MiB", "frozen"),
         _part("backward", scratch_bytes(setup, savings), "T·w·buffers of a layer", "layer"),
         _part("attention", attention_bytes(setup), "T·(w(3Q+2K)+4Q+8·heads)", "attention"),
-        _part("allocator", slack_bytes(setup), "40 MiB + 3·T·w·Q", MEASURED),
+        _part("allocator", slack_bytes(setup), "20 MiB + 1.8·T·w·Q", MEASURED),
     ]
     return tuple(part for part in parts if part.bytes)
 
@@ -351,7 +396,7 @@ def _part(name: str, count: int, formula: str, source: str) -> MemoryPart:
 def _saved(setup: Setup, saving: Saving) -> int:
     return saved_layer_bytes(
         setup.shape, setup.lora, saving, tokens=setup.tokens, itemsize=setup.itemsize,
-        device=setup.device,
+        is_fused=setup.is_fused,
     )  # fmt: skip
 
 

@@ -260,16 +260,19 @@ def suited_config(
     return chosen_config(shape, target, base, preset)
 
 
-def least_gpu_bytes(shape: Shape, *, context_bytes: int, host_free_bytes: int) -> int:
+def least_gpu_bytes(
+    shape: Shape, *, context_bytes: int, host_free_bytes: int, plain: bool = False
+) -> int:
     """GPU memory that must be free for ``tune`` to find settings that fit, its context included.
 
     The planner's own least, at one row of the shortest length that it tries, 4-bit weights, and
-    what the host has room for in the host's memory; over the share that a run may use.
+    what the host has room for in the host's memory; over the share that a run may use. ``plain``:
+    without the fused operations.
     """
     config = FineTuningConfig(batch_size=1, max_seq_length=LENGTHS[-1])
     setup = Setup(
         shape=shape, lora=lora_of(config), tokens=LENGTHS[-1], itemsize=2, device="cuda",
-        use_4bit=True, documents=packed_documents(LENGTHS[-1], 1),
+        use_4bit=True, documents=packed_documents(LENGTHS[-1], 1), plain=plain,
     )  # fmt: skip
     least = needed_bytes(setup, host_free_bytes=host_free_bytes)
     return ceil(least / USABLE["cuda"]) + context_bytes

@@ -160,7 +160,7 @@ def _around(setup: Setup, savings: set[Saving]) -> int:
 def _layer_bytes(setup: Setup, saving: Saving) -> int:
     return saved_layer_bytes(
         setup.shape, setup.lora, saving, tokens=setup.tokens, itemsize=setup.itemsize,
-        device=setup.device,
+        is_fused=setup.is_fused,
     )  # fmt: skip
 
 

@@ -6,12 +6,13 @@ Letters as in ``memory``; S is the length of a row. A micro-batch is T tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import hypot
+from math import hypot, sqrt
 from typing import Final
 
 from repotune.planning.memory import (
     MASTER_BYTES,
     NF4_BYTES,
+    PLAIN_PIECE,
     Setup,
     linear_parameters,
     lora_parameters,
@@ -45,8 +46,13 @@ CPU_ATTENTION_EDGE: Final = 230
 WIDE_HEAD: Final = 128
 FLASH: Final = 0.57
 """Flash attention's rate, of cuDNN's: 1.7 times slower (``kernels.triton.attention``)."""
-CPU_TRAFFIC: Final = 3
+PLAIN_TRAFFIC: Final = 3
 """PyTorch's plain operations read and write that many times what a fused one does."""
+PLAIN_OPERATIONS: Final = 183
+"""Of a layer on a GPU without the fused ones, counted in ``kernels``."""
+PLAIN_DEQUANTISED: Final = 20.5
+"""Bytes per parameter that ``kernels.nf4.dequantise`` reads and writes before the last number: a
+code, its index twice, fp32 four times."""
 CPU_BESIDE: Final = 0.08
 """What else runs in a run (progress, metrics, watching) takes this share of the cores: a row of 512
 tokens of the starter takes 643 ms by itself on 2 cores, about 700 in a run."""
@@ -86,7 +92,7 @@ def step_seconds(setup: Setup, policy: Policy, rates: Rates, *, row_tokens: int)
     tokens = setup.tokens
     matmuls = tokens * matmul_flops(setup, policy) / rates.matmul_flops
     attention = tokens * attention_flops(setup, policy, row_tokens) / attention_rate(setup, rates)
-    traffic = CPU_TRAFFIC if setup.device == "cpu" else 1
+    traffic = 1 if setup.is_fused else PLAIN_TRAFFIC
     lora = tokens * lora_traffic(setup) / rates.bandwidth
     elementwise = traffic * tokens * elementwise_traffic(setup, policy) / rates.bandwidth
     dequantisation = dequantised_traffic(setup, policy) / rates.bandwidth
@@ -136,7 +142,8 @@ def recomputed_parameters(setup: Setup, policy: Policy) -> int:
 
 def attention_flops(setup: Setup, policy: Policy, row_tokens: int) -> float:
     """Per token: 4Q for each of the S/2 tokens before it that it sees on average, forward; 2.5
-    times that backward; once more for a layer that saves only its input.
+    times that backward; once more for a layer that saves only its input, and for the backward of
+    plain attention on a GPU.
 
     In packed rows a token sees as many as a document has on average: half of a document's tokens
     are before it, and long documents have more tokens than short ones.
@@ -147,6 +154,8 @@ def attention_flops(setup: Setup, policy: Policy, row_tokens: int) -> float:
     seen += ATTENTION_EDGE if setup.device == "cuda" else CPU_ATTENTION_EDGE
     forward = 4 * widths(setup.shape)[1] * seen
     again = sum(layer.saving == "input" for layer in policy.layers)
+    if setup.device == "cuda" and setup.plain:
+        again += setup.shape.num_hidden_layers
     return forward * (setup.shape.num_hidden_layers * (1 + BACKWARD_ATTENTION) + again)
 
 
@@ -155,9 +164,9 @@ def attention_rate(setup: Setup, rates: Rates) -> float:
 
     A narrow head has fewer FLOPs for as many exponentials: with 64 columns about 0.7 of the rate.
     """
-    if setup.device == "cpu":
+    if not setup.is_fused:
         return rates.attention_flops
-    narrow = min(1.0, setup.shape.head_dim / WIDE_HEAD) ** 0.5
+    narrow = sqrt(min(1.0, setup.shape.head_dim / WIDE_HEAD))
     return rates.attention_flops * narrow * (FLASH if uses_flash(setup) else 1.0)
 
 
@@ -166,9 +175,9 @@ def lora_traffic(setup: Setup) -> float:
     gradient once where both of its products are one pass, which leaves fp32 sums to add up."""
     each = 0.0
     for inputs, outputs, _ in stacks(setup.shape, setup.lora):
-        passes = 2 if setup.device == "cpu" else 1
+        passes = 1 if setup.is_fused else 2
         each += setup.itemsize * (2 * inputs + passes * outputs)
-        if setup.device == "cuda":
+        if setup.is_fused:
             each += 2 * 4 * max(SUM_COLUMNS, setup.lora.r) * outputs / SUM_OUTPUTS
     return setup.shape.num_hidden_layers * each
 
@@ -177,11 +186,11 @@ def elementwise_traffic(setup: Setup, policy: Policy) -> float:
     """Bytes per token that norms, residuals, rotations and SwiGLU read and write.
 
     Forward 10D + 2(Q + K) + 2Q + 3I numbers, backward 8D + 2(Q + 2K) + 2Q + 6I, and what a layer
-    computes again; on a CPU 4D more for norms that are written again. Loss: four passes over the
-    logits.
+    computes again; plain operations 4D more for norms that are written again. Loss: four passes
+    over the logits.
     """
     d, q, k, i = widths(setup.shape)
-    norms = 4 * d if setup.device == "cpu" else 0
+    norms = 0 if setup.is_fused else 4 * d
     once = 10 * d + 2 * (q + k) + 2 * q + 3 * i + 8 * d + norms + 2 * (q + 2 * k) + 2 * q + 6 * i
     mlp, projections = 2 * d + 3 * i, 2 * d + 2 * (q + k)
     again: dict[Saving, int] = {
@@ -201,20 +210,29 @@ def dequantised_traffic(setup: Setup, policy: Policy) -> float:
         return 0.0
     kept = sum(one.expanded for one in policy.layers) / len(policy.layers)
     used = 2 * (1 - kept) * linear_parameters(setup.shape) + recomputed_parameters(setup, policy)
-    return used * (NF4_BYTES + setup.itemsize)
+    return used * ((NF4_BYTES if setup.is_fused else PLAIN_DEQUANTISED) + setup.itemsize)
 
 
 def is_graphed(setup: Setup, policy: Policy) -> bool:
     """Whether a pass is recorded once and replayed, by the engine's own conditions."""
     offloads = any(layer.offloaded for layer in policy.layers)
     is_small = setup.tokens * setup.shape.hidden_size <= GRAPH_NUMBERS
-    return is_small and not setup.lora.dropout and not offloads
+    return setup.is_fused and is_small and not setup.lora.dropout and not offloads
 
 
 def operations(setup: Setup, policy: Policy) -> float:
     """Operations of a micro-batch; a layer that recomputes does a tenth more for each level."""
     extra: dict[Saving, float] = {"all": 1.0, "attention": 1.1, "outputs": 1.2, "input": 1.3}
-    return OPERATIONS * sum(extra[layer.saving] for layer in policy.layers)
+    each = plain_operations(setup) if setup.device == "cuda" and setup.plain else OPERATIONS
+    return each * sum(extra[layer.saving] for layer in policy.layers)
+
+
+def plain_operations(setup: Setup) -> int:
+    """Of a layer: a 4-bit matrix is dequantised twice, by five operations and four a piece."""
+    d, q, k, i = widths(setup.shape)
+    sizes = (d * q, d * k, d * k, d * q, d * i, d * i, d * i)
+    pieces = sum(5 + 4 * -(-size // PLAIN_PIECE) for size in sizes)
+    return PLAIN_OPERATIONS + (2 * pieces if setup.use_4bit else 0)
 
 
 def _transfer(setup: Setup, policy: Policy, rates: Rates, work: float) -> float:
@@ -223,7 +241,7 @@ def _transfer(setup: Setup, policy: Policy, rates: Rates, work: float) -> float:
     away = sum(
         saved_layer_bytes(
             setup.shape, setup.lora, layer.saving, tokens=setup.tokens, itemsize=setup.itemsize,
-            device=setup.device,
+            is_fused=setup.is_fused,
         )
         for layer in policy.layers
         if layer.offloaded

@@ -20,6 +20,8 @@ CONTEXT_SPREAD: Final = (0.7, 1.3)
 LIBRARY_BYTES: Final = 100 * 2**20
 """Kernels of cuDNN, cuBLAS and Triton that the first steps load, after a calibration's context was
 measured: 75 to 145 MiB on an H100."""
+FUSED_SINCE: Final = (8, 0)
+"""Of ``kernels.select``: the compute capability of Ampere."""
 LOADED_CONTEXT_BYTES: Final = 800 * 2**20
 """Of a GPU that is not in the table and was not measured: an H100's."""
 
@@ -34,6 +36,8 @@ class Target:
     """Its row, where the table has one."""
     bf16: bool
     """Whether 16-bit matmuls pay off; a GPU without bf16 computes in fp16."""
+    fused: bool
+    """Whether a run in 16 bits gets the fused operations."""
     free_bytes: int
     """Of device memory, for a run, its context not counted."""
     host_free_bytes: int
@@ -55,6 +59,7 @@ def gpu_target(gpu: Gpu) -> Target:
         device="cuda",
         gpu=gpu,
         bf16=gpu.bf16,
+        fused=gpu.compute_capability >= FUSED_SINCE,
         free_bytes=visible - screen - round(context.expected),
         host_free_bytes=HOST_FREE_BYTES,
         context=context,
@@ -76,6 +81,7 @@ def machine_target(
             device="cpu",
             gpu=None,
             bf16=machine.bf16,
+            fused=False,
             free_bytes=machine.ram_free_bytes,
             host_free_bytes=machine.ram_free_bytes,
             context=Range(low=0, expected=0, high=0),
@@ -88,6 +94,7 @@ def machine_target(
         device="cuda",
         gpu=gpu,
         bf16=machine.bf16,
+        fused=machine.has_fused_kernels,
         free_bytes=max(0, machine.gpu_free_bytes - (0 if has_context else round(context.expected))),
         host_free_bytes=machine.ram_free_bytes,
         context=context,

@@ -3,6 +3,18 @@
 Arrays carry their shape in the comment: S = max_seq_length, N = number of things.
 """
 
+from repotune.records.figures import (
+    Compared,
+    Completion,
+    Forgetting,
+    Gap,
+    GroupFigures,
+    Interval,
+    LibraryFigures,
+    LineGroup,
+    TaskFigures,
+    TaskSet,
+)
 from repotune.records.handover import (
     ExportFormat,
     HandOver,
@@ -24,14 +36,11 @@ from repotune.records.plan import (
 from repotune.records.run import (
     IGNORE,
     LINEAR_MODULES,
-    Completion,
     CorpusSummary,
     Document,
     Evaluation,
     FloatArray,
-    GroupFigures,
     IntArray,
-    Interval,
     Judgement,
     LayerPolicy,
     LoraSpec,
@@ -61,6 +70,7 @@ __all__ = [
     "Calibration",
     "Check",
     "CloudOffer",
+    "Compared",
     "Completion",
     "CorpusSummary",
     "Diagnosis",
@@ -69,6 +79,8 @@ __all__ = [
     "ExportFormat",
     "Finding",
     "FloatArray",
+    "Forgetting",
+    "Gap",
     "Gpu",
     "GpuMatch",
     "GroupFigures",
@@ -78,6 +90,8 @@ __all__ = [
     "Judgement",
     "KnownModel",
     "LayerPolicy",
+    "LibraryFigures",
+    "LineGroup",
     "LoraSpec",
     "Machine",
     "MachineRates",
@@ -104,6 +118,8 @@ __all__ = [
     "Served",
     "Shape",
     "Split",
+    "TaskFigures",
+    "TaskSet",
     "TrainResult",
     "Trial",
     "Verdict",

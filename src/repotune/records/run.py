@@ -8,6 +8,15 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from repotune.records.figures import (
+    Compared,
+    Completion,
+    Forgetting,
+    GroupFigures,
+    Interval,
+    LineGroup,
+    TaskSet,
+)
 from repotune.records.machine import Outcome
 
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -170,6 +179,13 @@ class Machine:
     gpu_free_bytes: int
     bf16: bool
     """Whether bf16 matmuls are faster here than fp32 ones."""
+    triton: bool = True
+    """Whether Triton is installed, which the fused kernels are written in."""
+
+    @property
+    def has_fused_kernels(self) -> bool:
+        """Whether a run in 16 bits gets them: GPUs have bf16 from Ampere on, as the kernels ask."""
+        return self.gpu is not None and self.bf16 and self.triton
 
 
 Precision: TypeAlias = Literal["bf16", "fp16", "fp32"]
@@ -219,31 +235,7 @@ class Passes:
     """Each row is cut into so many."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """A figure with its 95 % interval (paired bootstrap over files)."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """One held-out cursor: what stood there, and what base and tuned wrote."""
-
-    path: str
-    line: int
-    prompt_tail: str
-    """The last lines before the cursor."""
-    truth: str
-    base: str
-    tuned: str
-    names: tuple[str, ...] = ()
-    """Names in ``truth`` that the training files define and the code above the cursor lacks."""
-
-
-Ruling: TypeAlias = Literal["better", "no_gain", "worse", "worse_lines", "too_few_files"]
+Ruling: TypeAlias = Literal["better", "no_gain", "worse", "worse_lines", "forgets", "too_few_files"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,20 +248,15 @@ class Judgement:
     """Languages on which the tuned model is surely worse, even where it is better in all."""
     sentence: str
     """For the user, in English."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupFigures:
-    """Base against tuned on the files of one language or one directory."""
-
-    by: Literal["language", "directory"]
-    name: str
-    files: int
-    bytes_scored: int
-    base_bits_per_byte: float
-    tuned_bits_per_byte: float
-    difference: Interval | None
-    """None where there are too few files for an interval."""
+    worse_figures: tuple[str, ...] = ()
+    """Figures of what was written that got surely worse: names as in ``Evaluation``, those of
+    ``infill`` with ``infill_`` before them."""
+    lines_not_sure: bool = False
+    """Whether figures of what was written have intervals, and none got surely better."""
+    stops_less: bool = False
+    """Whether the tuned model surely ends less often by itself after filling in."""
+    forgets: tuple[Literal["library"] | TaskSet, ...] = ()
+    """What it got worse at beyond its bound, of ``Forgetting``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,6 +287,16 @@ class Evaluation:
     """Tuned minus base, for ``exact_match``, ``edit_similarity`` and ``name_recall``."""
     groups: tuple[GroupFigures, ...] = ()
     """By language, then by directory, each by descending bytes."""
+    infill: dict[str, Compared] = field(default_factory=dict)
+    """Fill in the middle: ``exact_match``, ``edit_similarity``, ``name_recall`` and ``stop_rate``,
+    the share that ended by itself; empty where the model has no tokens for it."""
+    infills: tuple[Completion, ...] = ()
+    line_groups: tuple[LineGroup, ...] = ()
+    """By language, then by directory, each by descending number of completions."""
+    left_out: int = 0
+    """Held-out files that are near-duplicates of a training file, and in no figure."""
+    forgetting: Forgetting | None = None
+    """None in files that older versions wrote."""
     judgement: Judgement | None = None
     """None in files that older versions wrote, until they are read."""
 

@@ -57,6 +57,15 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "exact_match": ("Next line exactly right", "다음 줄이 정확히 일치"),
     "edit_similarity": ("Next line, edit similarity", "다음 줄 편집 유사도"),
     "name_recall": ("Your own names recalled", "저장소 고유 이름 재현"),
+    "infill_exact_match": ("Gap filled exactly", "빈칸을 정확히 채움"),
+    "infill_edit_similarity": ("Gap, edit similarity", "빈칸 편집 유사도"),
+    "infill_name_recall": ("Your own names recalled in gaps", "빈칸에서 저장소 고유 이름 재현"),
+    "infill_stop_rate": ("Gap, stopped by itself", "빈칸을 채우고 스스로 멈춤"),
+    "stops_less": (
+        "But after filling in it stops by itself less often: keep your editor's limit on new "
+        "tokens.",
+        "다만 빈칸을 채운 뒤 스스로 멈추는 일이 줄었습니다. 편집기의 새 토큰 한도를 그대로 두세요.",
+    ),
     "what": ("Figure", "항목"),
     "base": ("Base", "원본 모델"),
     "tuned": ("Tuned", "튜닝 모델"),
@@ -69,19 +78,37 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "proof": ("Held-out code, base against tuned", "평가용 코드에서 비교"),
     "sampled": (
-        "{files} of {available} held-out files, {tokens} tokens, {cursors} next lines and {names} "
-        "names asked for. Intervals are a paired bootstrap over files.",
+        "{files} of {available} held-out files, {tokens} tokens, {cursors} next lines, {gaps} gaps "
+        "and {names} names asked for. Intervals are a paired bootstrap over files.",
         "평가용 파일 {available}개 중 {files}개, 토큰 {tokens}개, 다음 줄 {cursors}개, "
-        "이름 {names}개. "
+        "빈칸 {gaps}개, 이름 {names}개. "
         "구간은 파일 단위 짝지은 부트스트랩으로 구했습니다.",
     ),
     "no_near": (
-        "No held-out file has a Jaccard similarity of 0.7 or more to a training file (left out of "
-        "the figures: 0): near-duplicates from 0.6 on are kept on one side when the corpus "
-        "is split.",
-        "학습 파일과 자카드 유사도가 0.7 이상인 평가용 파일은 없습니다(수치에서 뺀 파일 "
-        "0개). 말뭉치를 "
-        "나눌 때 0.6 이상 비슷한 파일은 한쪽에만 두기 때문입니다.",
+        "No file in these figures has a Jaccard similarity of 0.7 or more to a training file (held "
+        "out, but left out for that: {count}): near-duplicates from 0.6 on are kept on one side "
+        "when the corpus is split.",
+        "이 수치에는 학습 파일과 자카드 유사도가 0.7 이상인 파일이 없습니다(그래서 뺀 평가용 파일 "
+        "{count}개). 말뭉치를 나눌 때 0.6 이상 비슷한 파일은 한쪽에만 두기 때문입니다.",
+    ),
+    "forgetting": ("What was forgotten", "잊은 것"),
+    "change": ("Change", "변화"),
+    "library": (
+        "Bits per byte, Python's standard library",
+        "파이썬 표준 라이브러리의 바이트당 비트",
+    ),
+    "human_eval": ("HumanEval tasks solved", "HumanEval 과제 통과"),
+    "infilling": ("HumanEval lines filled in", "HumanEval 한 줄 채우기 통과"),
+    "lost_won": ("{lost} lost, {won} won, p = {p}", "잃음 {lost}, 얻음 {won}, p = {p}"),
+    "forgetting_note": (
+        "Code and tasks that are not yours. Forgetting is a rise of more than 2 % in bits per byte "
+        "of the standard library, or fewer tasks solved with McNemar's exact p below 0.05.",
+        "내 코드가 아닌 코드와 과제입니다. 표준 라이브러리의 바이트당 비트가 2 % 넘게 늘거나, "
+        "통과한 과제가 줄고 맥니마 정확 검정의 p가 0.05보다 작으면 잊은 것으로 봅니다.",
+    ),
+    "not_all_measured": (
+        "Not everything was measured ({count}): evaluation.json says what and why.",
+        "재지 못한 것이 {count}가지 있습니다. 무엇을 왜 못 쟀는지는 evaluation.json에 있습니다.",
     ),
     "by_language": ("By language", "언어별"),
     "by_directory": ("By directory", "폴더별"),
@@ -240,6 +267,7 @@ _HEADLINES: Final[dict[Ruling, tuple[str, str]]] = {
     "no_gain": ("No gain: don't ship it", "나아진 것이 없습니다. 쓰지 마세요"),
     "worse": ("Worse: don't ship it", "나빠졌습니다. 쓰지 마세요"),
     "worse_lines": ("Mixed: don't ship it", "엇갈립니다. 쓰지 마세요"),
+    "forgets": ("Better, but it forgets", "좋아졌지만 잊은 것이 있습니다"),
     "too_few_files": ("Not known: don't ship it yet", "아직 모릅니다. 지금은 쓰지 마세요"),
 }
 _BECAUSE: Final[dict[Ruling, tuple[str, str]]] = {
@@ -265,6 +293,12 @@ _BECAUSE: Final[dict[Ruling, tuple[str, str]]] = {
         "Code is predicted better, by {size} bits per byte ({share}), but the lines written got "
         "surely worse: {lost}.",
         "예측은 바이트당 {size}비트({share}) 좋아졌지만, 써낸 줄은 확실히 나빠졌습니다: {lost}.",
+    ),
+    "forgets": (
+        "{size} bits per byte less on this code ({share}), but worse at: {forgets}. Don't ship it "
+        "for more than this code; a lower learning_rate or fewer epochs forget less.",
+        "이 코드에서는 바이트당 {size}비트({share}) 줄었지만 다음에서는 나빠졌습니다: {forgets}. "
+        "이 코드 밖에서는 쓰지 마세요. learning_rate를 낮추거나 에포크를 줄이면 덜 잊습니다.",
     ),
     "too_few_files": (
         "{files} held-out files say nothing sure about others. Raise heldout_share, or read more "
@@ -298,7 +332,6 @@ def headline(judgement: Judgement, lang: Lang) -> str:
 def because(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:
     """Why, in a sentence or two."""
     difference = evaluation.difference
-    lost = [name for name, one in evaluation.line_differences.items() if one.high < 0]
     sentence = _BECAUSE[judgement.ruling][lang == "ko"].format(
         size=f"{abs(difference.value):.4f}",
         share=f"{abs(evaluation.tuned_bits_per_byte / evaluation.base_bits_per_byte - 1):.1%}",
@@ -306,11 +339,13 @@ def because(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:
         low=f"{difference.low:+.4f}",
         high=f"{difference.high:+.4f}",
         files=evaluation.files,
-        lost=", ".join(say(name, lang) for name in lost),
+        lost=", ".join(say(name, lang) for name in judgement.worse_figures),
+        forgets=", ".join(say(name, lang) for name in judgement.forgets),
     )
     if judgement.ship and judgement.worse_on:
         sentence += " " + say("not_for", lang, languages=", ".join(judgement.worse_on))
-    lines = evaluation.line_differences.values()
-    if judgement.ship and lines and not any(one.low > 0 for one in lines):
+    if judgement.ship and judgement.lines_not_sure:
         sentence += " " + say("lines_not_sure", lang)
+    if judgement.ship and judgement.stops_less:
+        sentence += " " + say("stops_less", lang)
     return sentence

@@ -6,7 +6,14 @@ from typing import Final
 
 from repotune.corpus import read_documents
 from repotune.errors import RunError
-from repotune.evaluation import evaluate, write_evaluation
+from repotune.evaluation import (
+    ON_CPU,
+    ON_GPU,
+    evaluate,
+    measure_forgetting,
+    with_forgetting,
+    write_evaluation,
+)
 from repotune.events import Emit
 from repotune.export import export_adapter, load_adapter
 from repotune.job import Job, load_decoder, settle, without_notices
@@ -15,11 +22,14 @@ from repotune.records import Evaluation
 from repotune.runs import RunFolder
 
 CPU_EVAL_TOKENS: Final = 30_000
-CPU_CURSORS, GPU_CURSORS = 20, 100
+CPU_CURSORS, GPU_CURSORS = 30, 150
+CPU_GAPS, GPU_GAPS = 18, 150
 CPU_PROMPT_TOKENS, GPU_PROMPT_TOKENS = 448, 4096
 """Of the code before a cursor; a CPU reads about 500 tokens a second."""
 MAX_LINE_TOKENS: Final = 64
 """A next line longer than this counts as not completed."""
+MAX_GAP_TOKENS: Final = 96
+"""Of up to four lines, which is as much as a gap has."""
 
 
 def export(folder: RunFolder, job: Job, decoder: Decoder) -> None:
@@ -43,11 +53,13 @@ def open_tuned(folder: RunFolder, emit: Emit) -> tuple[Job, Decoder]:
 
 
 def compare(
-    folder: RunFolder, job: Job, decoder: Decoder, max_tokens: int | None, emit: Emit
-) -> Evaluation:
-    """Score the held-out files, base against tuned, and write what came out.
+    folder: RunFolder, job: Job, decoder: Decoder, max_tokens: int | None, *, tasks: bool,
+    emit: Emit,
+) -> Evaluation:  # fmt: skip
+    """Score the held-out files and what was forgotten, base against tuned, and write what came out.
 
-    ``max_tokens`` goes before the run's own setting. Raises RunError if nothing was held out.
+    ``tasks``: with HumanEval. ``max_tokens`` goes before the run's own setting. Raises RunError if
+    nothing was held out.
     """
     on_gpu = job.machine.gpu is not None
     default = None if on_gpu else CPU_EVAL_TOKENS
@@ -57,7 +69,7 @@ def compare(
             f"{folder.path} held no files out, so there is nothing to compare on: "
             "start a new run with heldout_share above 0."
         )
-    evaluation = evaluate(
+    found = evaluate(
         decoder,
         job.tokenizer,
         documents,
@@ -66,10 +78,25 @@ def compare(
         max_tokens=max_tokens or job.config.eval_max_tokens or default,
         max_cursors=GPU_CURSORS if on_gpu else CPU_CURSORS,
         max_line_tokens=MAX_LINE_TOKENS,
+        max_gaps=GPU_GAPS if on_gpu else CPU_GAPS,
+        max_gap_tokens=MAX_GAP_TOKENS,
         max_prompt_tokens=GPU_PROMPT_TOKENS if on_gpu else CPU_PROMPT_TOKENS,
         seed=job.config.seed,
         emit=emit,
     )
+    forgetting = measure_forgetting(
+        decoder,
+        job.tokenizer,
+        read_documents(folder.corpus, "train"),
+        extent=ON_GPU if on_gpu else ON_CPU,
+        tasks=tasks,
+        max_seq_length=job.config.max_seq_length,
+        max_positions=job.shape.max_position_embeddings,
+        workers=job.machine.cores,
+        seed=job.config.seed,
+        emit=emit,
+    )
+    evaluation = with_forgetting(found, forgetting)
     write_evaluation(folder.evaluation, evaluation)
     base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
     folder.update(facts={"heldout_bits_per_byte": {"base": base, "tuned": tuned}})

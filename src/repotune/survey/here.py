@@ -79,6 +79,7 @@ def _look(emit: Emit) -> tuple[Machine, int, Calibration | None, list[str]]:
         gpu=gpu.name if gpu else None,
         gpu_free_bytes=gpu.free_bytes if gpu else 0,
         bf16=bf16,
+        triton=find_spec("triton") is not None,
     )
     measured = for_precision(rates, precision) if rates else None
     if (record := track_record(read_outcomes(key, emit=emit))) is not None:
