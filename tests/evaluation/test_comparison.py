@@ -220,6 +220,10 @@ def test_an_evaluation_of_an_older_version_is_read_and_judged(tokenizer, folder,
     again = read_evaluation(path)
     assert again.judgement == found.judgement
     assert again.difference == found.difference
+    # a judgement that does not say which figures got worse is made again
+    old["judgement"] = {"ship": True, "ruling": "better", "worse_on": [], "sentence": "Old."}
+    path.write_text(json.dumps(old), encoding="utf-8")
+    assert read_evaluation(path).judgement == found.judgement
 
 
 @pytest.mark.parametrize(
