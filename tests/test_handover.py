@@ -148,8 +148,7 @@ def test_what_is_not_installed_is_said_and_the_export_is_there(run, tmp_path, mo
 
 
 def test_too_little_memory_for_the_check_is_said(run, tmp_path, monkeypatch):
-    module = "repotune.handover._numbers"
-    monkeypatch.setattr(module, lambda work: 10**12)
+    monkeypatch.setattr("repotune.stages.reading.SLACK", 1e9)
     done = export(run, tmp_path / "out", to="gguf")
     assert done.proof is None
     assert "nothing was compared" in done.unchecked[0]

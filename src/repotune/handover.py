@@ -30,19 +30,15 @@ from repotune.records import ExportFormat, HandOver, ModelRef, Proof, Quantisati
 from repotune.runs import RunFolder, find_run
 
 if TYPE_CHECKING:
-    import torch
-
     from repotune.export import MergedWeights
     from repotune.export.card import CardFacts
-    from repotune.export.passages import Passage
+    from repotune.stages import Reading
 
 DEFAULT_QUANTISATION: Final[Quantisation] = "q8_0"
 ONE_TENSOR_BYTES: Final = 10
 """A number of the largest tensor takes this while it is merged: as read, as fp32, as stored."""
 TEXTS_BYTES: Final = 50_000_000
 """Tokenizer, configuration and card: mostly a vocabulary, at most 20 MB twice."""
-SLACK: Final = 1.15
-"""Over the weights themselves: activations, logits, the libraries."""
 WEIGHTS, CHECK = "export", "check"
 READERS: Final[dict[ExportFormat, tuple[str, ...]]] = {
     "peft": ("peft", "transformers"),
@@ -143,12 +139,14 @@ def _prepare(
 
 def _export(work: _Work, partial: Path, target: Path) -> HandOver:
     from repotune.export import how_to_check
+    from repotune.stages import read_fixed_code, why_not_read
 
-    why_not, passages, dtype = how_to_check(*READERS[work.format]), None, None
+    why_not, reading = how_to_check(*READERS[work.format]), None
     if why_not is None:
-        passages, dtype, why_not = _read_by_us(work)
+        reading = read_fixed_code(work.job, work.run.adapter)
+        why_not = None if reading else why_not_read(work.job, "export again")
     _write(work, partial)
-    proof = _check(work, partial, passages, dtype) if passages and dtype else None
+    proof = _check(work, partial, reading) if reading else None
     unchecked = tuple(one for one in (why_not, NOT_ASKED.get(work.format)) if one is not None)
     _write_card(work, partial, proof, unchecked)
     return HandOver(
@@ -201,40 +199,17 @@ def _counted(work: _Work) -> Callable[[int], None]:
     return wrote
 
 
-def _read_by_us(work: _Work) -> tuple[list[Passage] | None, torch.dtype | None, str | None]:
-    """The fixed code as our decoder reads it, in what precision; else why it cannot be had."""
-    import torch
-
-    from repotune.export import load_adapter, passage_ids, read_by_us
-    from repotune.model import Decoder, open_weights
-
-    job = work.job
-    free, numbers = job.machine.ram_free_bytes, _numbers(work)
-    sizes = {torch.float32: 4, torch.bfloat16: 2}
-    dtype = next((d for d, size in sizes.items() if SLACK * size * numbers < free), None)
-    if dtype is None:
-        need = SLACK * 2 * numbers
-        why = (
-            f"nothing was compared, since that takes {need / 2**30:.1f} GiB of memory and "
-            f"{free / 2**30:.1f} GiB is free: close other programs and export again."
-        )
-        return None, None, why
-    decoder = Decoder(open_weights(job.base), lora=job.lora, dtype=dtype)
-    load_adapter(work.run.adapter, decoder.lora_state(), lora=job.lora)
-    decoder.refresh()
-    return read_by_us(decoder, passage_ids(job.tokenizer)), dtype, None
-
-
-def _check(work: _Work, folder: Path, passages: list[Passage], dtype: torch.dtype) -> Proof:
+def _check(work: _Work, folder: Path, reading: Reading) -> Proof:
     """What the other side computes. Raises ExportError if that is something else."""
     from repotune.export import ask_llama_cpp, ask_transformers, refuse_drift, why_other_tokens
 
     work.emit(StageStarted(stage=CHECK))
+    passages, dtype = reading.passages, reading.dtype
     if work.is_gguf:
         with tempfile.TemporaryDirectory() as scratch:
             proof = ask_llama_cpp(
                 folder / work.file, passages, work.job.tokenizer, work.tokenizer,
-                quantisation=work.quantisation, scratch=Path(scratch),
+                quantisation=work.quantisation, dtype=dtype, scratch=Path(scratch),
             )  # fmt: skip
     elif work.format == "peft":
         base = Path(work.job.base.path)
@@ -316,12 +291,6 @@ def _command(work: _Work, folder: str) -> str:
             return f"ollama create {work.name} -f {place}/Modelfile"
         case _:
             return f"vllm serve {place} --served-model-name {work.name}"
-
-
-def _numbers(work: _Work) -> int:
-    from repotune.model import tensor_shapes
-
-    return sum(prod(size) for size in tensor_shapes(work.job.shape).values())
 
 
 def _disk_bytes(work: _Work) -> int:

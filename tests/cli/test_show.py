@@ -170,6 +170,7 @@ def test_a_hand_over_shows_the_proof_and_what_was_not_proved() -> None:
         proof=Proof(
             by="llama.cpp (xllamacpp 1)", positions=125, drift=0.0894, drift_bound=0.2,
             same_token=0.976, nats=0.7818, their_nats=0.7832, loss_bound=0.04,
+            adapter_share=1.02,
         ),
         unchecked=("ollama itself did not read it.",),
         command="ollama create out -f out/Modelfile",

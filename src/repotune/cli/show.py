@@ -16,6 +16,7 @@ from repotune.records import (
     GroupFigures,
     HandOver,
     Outcome,
+    Proof,
     RunResult,
     Served,
 )
@@ -187,15 +188,21 @@ def handover_text(done: HandOver) -> str:
     lines = [f"Folder     {done.folder}"]
     lines += [f"           {size / 1e6:10,.1f} MB  {name}" for name, size in done.files.items()]
     if done.proof is not None:
-        proof = done.proof
-        lines.append(
-            f"Proved by  {proof.by}: logits differ by {proof.drift:.2%} (bound "
-            f"{proof.drift_bound:.0%}), same token at {proof.same_token:.1%} of {proof.positions} "
-            f"positions, {proof.their_nats:.4f} for {proof.nats:.4f} nats a token"
-        )
+        lines.append(f"Proved by  {proof_text(done.proof)}")
     lines += [f"Unchecked  {sentence}" for sentence in done.unchecked]
     lines.append(f"Use it     {done.command}")
     return "\n".join(lines)
+
+
+def proof_text(proof: Proof) -> str:
+    """Who read it, and how near that is to our decoder."""
+    share = proof.adapter_share
+    has = "" if share is None else f", with {share:.0%} of what the adapter changes"
+    return (
+        f"{proof.by}: logits differ by {proof.drift:.2%} (bound {proof.drift_bound:.0%}), same "
+        f"token at {proof.same_token:.1%} of {proof.positions} positions, "
+        f"{proof.their_nats:.4f} for {proof.nats:.4f} nats a token{has}"
+    )
 
 
 def served_text(served: Served) -> str:

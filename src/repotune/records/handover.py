@@ -29,6 +29,9 @@ class Proof:
     their_nats: float
     loss_bound: float
     """Theirs may be higher or lower by this share of ours."""
+    adapter_share: float | None
+    """How much of what the adapter changes in the logits the export has: 1 all of it, 0 nothing, as
+    if it were the base. None where that is too little to be seen through the drift."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,20 @@
 """The stages of a run, each over a run's folder and its job: what ``pipeline`` puts in a row.
 
 ``corpus_rows`` makes what is trained on, ``tuning`` trains on it, ``rehearsal`` goes the whole way
-in small before, ``proof`` exports and evaluates, ``room`` asks whether the disk has room for it.
+in small before, ``proof`` exports and evaluates, ``room`` asks whether the disk has room for it;
+``reading`` is what an export of it is compared with.
 """
 
 from repotune.stages.corpus_rows import prepare_rows
 from repotune.stages.proof import compare, export, open_tuned
+from repotune.stages.reading import Reading, bytes_to_read, read_fixed_code, why_not_read
 from repotune.stages.rehearsal import is_worth_it, rehearse
 from repotune.stages.room import check_room
 from repotune.stages.tuning import heldout_sample, steps_of, train_on
 
 __all__ = [
+    "Reading",
+    "bytes_to_read",
     "check_room",
     "compare",
     "export",
@@ -18,7 +22,9 @@ __all__ = [
     "is_worth_it",
     "open_tuned",
     "prepare_rows",
+    "read_fixed_code",
     "rehearse",
     "steps_of",
     "train_on",
+    "why_not_read",
 ]
