@@ -5,6 +5,7 @@ import shutil
 import sysconfig
 from pathlib import Path
 
+import openai
 import peft
 import pytest
 import torch
@@ -31,6 +32,7 @@ from repotune.model import Decoder, generate, open_weights, resolve_model
 from repotune.model.starter import starter_path
 from repotune.records import LoraSpec
 from repotune.runs import RunFolder
+from repotune.serve import serve
 from repotune.tokens import load_tokenizer
 
 
@@ -178,6 +180,26 @@ def test_a_run_without_an_adapter_is_refused(run, tmp_path):
         export(tmp_path / "run", tmp_path / "out", to="peft")
 
 
+def test_a_kept_checkpoint_is_handed_over(run, tmp_path, capsys):
+    """Without the evaluation, which is of the exported step."""
+    export(run, tmp_path / "last", to="peft")
+    shutil.copytree(run, tmp_path / "run")
+    half = RunFolder(tmp_path / "run").checkpoints / "step-000001"
+    shutil.copytree(half.with_name("step-000003"), half)
+    (half / "digests.json").write_text("{}")
+    out = ["--to", "peft", "-o", str(tmp_path / "out")]
+    assert main(["export", str(tmp_path / "run"), *out, "--step", "1"]) == 1
+    assert "damaged" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "run"), *out, "--step", "2"]) == 1
+    assert "no checkpoint of step 2, but those of steps 1, 3" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    assert main(["export", str(tmp_path / "run"), *out]) == 1
+    assert "or take a checkpoint (those of steps 1, 3) with --step" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "run"), *out, "--step", "3"]) == 0
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "last" / name).read_bytes()
+
+
 def test_no_room_is_said_before_anything_is_written(run, tmp_path, monkeypatch):
     full = shutil._ntuple_diskusage(10**9, 10**9, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: full)
@@ -294,6 +316,7 @@ def test_bits_per_byte_through_llama_cpp_on_1200_positions(quantisation, starter
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_greedy_completions_in_f16_are_our_decoders(starter_run, tmp_path):
+    """Of 50 prompts, by the file itself and through the door of `serve`."""
     export(starter_run, tmp_path / "out", to="gguf", quantisation="f16")
     tuned, tokenizer = tuned_decoder(starter_run), load_tokenizer(starter_path())
     prompts = [row[:48] for row in windows(tokenizer)]
@@ -302,14 +325,32 @@ def test_greedy_completions_in_f16_are_our_decoders(starter_run, tmp_path):
         [Question(ids=prompt.tolist(), new_tokens=32) for prompt in prompts],
         scratch=tmp_path,
     )
-    same = 0
-    for prompt, answer in zip(prompts, answers.questions, strict=True):
-        ours = generate(
+    ours = [
+        generate(
             tuned, prompt, max_new_tokens=32, adapted=True,
             stop=lambda new: new[-1] in tokenizer.stop_ids,
-        )  # fmt: skip
-        same += ours == answer.ids
+        )
+        for prompt in prompts
+    ]  # fmt: skip
     assert len(prompts) == 50
+    same = sum(a.ids == ids for a, ids in zip(answers.questions, ours, strict=True))
+    assert same >= 0.95 * 50
+    texts = [
+        tokenizer.decode([one for one in ids if one not in tokenizer.stop_ids], continuation=True)
+        for ids in ours
+    ]
+    with serve(starter_run, port=0, quantisation="f16") as running:
+        served = running.served
+        with openai.OpenAI(base_url=f"{served.address}/v1", api_key=served.token) as client:
+            written = [
+                client.completions.create(
+                    model="tuned", prompt=prompt.tolist(), max_tokens=32, temperature=0
+                ).choices[0].text
+                for prompt in prompts
+            ]  # fmt: skip
+    # A text may end within a character, which the door leaves out.
+    broken = "\N{REPLACEMENT CHARACTER}"
+    same = sum(a.rstrip(broken) == b.rstrip(broken) for a, b in zip(written, texts, strict=True))
     assert same >= 0.95 * 50
 
 

@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from repotune.errors import DoesNotFit, RunError, UsageError
+from repotune.errors import DoesNotFit, UsageError
 from repotune.events import (
     Emit,
     Notice,
@@ -60,6 +60,10 @@ class _Work:
 
     run: RunFolder
     job: Job
+    adapter: Path
+    """A folder in PEFT's format."""
+    step: int | None
+    """The checkpoint that the adapter is of; None: the one that the run exported."""
     merged: MergedWeights
     format: ExportFormat
     quantisation: Quantisation
@@ -81,55 +85,58 @@ class _Work:
 
 def export(
     run: str | Path, folder: str | Path, *, to: ExportFormat,
-    quantisation: Quantisation | None = None, emit: Emit = ignore,
+    quantisation: Quantisation | None = None, step: int | None = None, emit: Emit = ignore,
 ) -> HandOver:  # fmt: skip
     """Write the run's tuned model into ``folder``, which appears whole or not at all.
 
-    ``to`` says for whom, ``quantisation`` how a GGUF file stores the weights (None: q8_0). What was
-    written is read by the program that it is for, as far as that is installed, and compared with
-    our decoder. Raises UsageError for a folder that is taken or a combination that means nothing,
-    RunError if the run has no adapter yet, ModelError if its base model moved or changed, DiskFull
-    and DoesNotFit where there is no room, ExportError if the other side does not load the export
-    or computes something else.
+    ``to`` says for whom, ``quantisation`` how a GGUF file stores the weights (None: q8_0), ``step``
+    that the kept checkpoint of that step is taken in the adapter's place. What was written is read
+    by the program that it is for, as far as that is installed, and compared with our decoder.
+
+    Raises UsageError for a folder that is taken or a combination that means nothing, RunError if
+    the run has no such adapter, ModelError if its base model moved or changed, DiskFull and
+    DoesNotFit where there is no room, ExportError if the other side does not load the export or
+    computes something else.
     """
     from repotune.export import fresh
+    from repotune.stages import adapter_folder
 
     target = Path(folder).absolute()
     if quantisation is not None and to not in ("gguf", "ollama"):
         raise UsageError(f"--quantisation is for gguf and ollama; {to} has 16-bit weights.")
     fresh.refuse_taken(target)
     found = find_run(run, Path.cwd())
-    if not found.adapter.exists():
-        raise RunError(
-            f"{found.path} has no adapter yet: finish it with "
-            f"`repotune tune --resume {found.path}`."
-        )
+    found.refuse_no_adapter(step)
     with found.locked():
-        work = _prepare(found, to, quantisation or DEFAULT_QUANTISATION, target, emit)
-        fresh.refuse_no_room(target, _disk_bytes(work) + TEXTS_BYTES)
-        _refuse_no_memory(work)
-        with fresh.fresh_folder(target) as partial:
-            return _export(work, partial, target)
+        job = settle(found.state(), without_notices(emit))
+        with adapter_folder(found, job, step) as adapter:
+            work = _prepare(found, job, adapter, step, to, quantisation, target, emit)
+            fresh.refuse_no_room(target, _disk_bytes(work) + TEXTS_BYTES)
+            _refuse_no_memory(work)
+            with fresh.fresh_folder(target) as partial:
+                return _export(work, partial, target)
 
 
 def _prepare(
-    run: RunFolder, to: ExportFormat, quantisation: Quantisation, target: Path, emit: Emit
-) -> _Work:
+    run: RunFolder, job: Job, adapter: Path, step: int | None, to: ExportFormat,
+    quantisation: Quantisation | None, target: Path, emit: Emit,
+) -> _Work:  # fmt: skip
     from repotune.export import MergedWeights, adapter_shapes, find_program, read_adapter
     from repotune.model import open_weights
     from repotune.tokens import gguf_metadata
 
     is_gguf = to in ("gguf", "ollama")
     quantiser = find_program() if is_gguf and quantisation == "q4_k_m" else None
-    job = settle(run.state(), without_notices(emit))
-    adapter = read_adapter(run.adapter, adapter_shapes(job.shape, job.lora), lora=job.lora)
+    matrices = read_adapter(adapter, adapter_shapes(job.shape, job.lora), lora=job.lora)
     path = Path(job.base.path)
     return _Work(
         run=run,
         job=job,
-        merged=MergedWeights(open_weights(job.base), adapter, scale=job.lora.scale),
+        adapter=adapter,
+        step=step,
+        merged=MergedWeights(open_weights(job.base), matrices, scale=job.lora.scale),
         format=to,
-        quantisation=quantisation,
+        quantisation=quantisation or DEFAULT_QUANTISATION,
         name=re.sub(r"[^a-z0-9._-]+", "-", target.absolute().name.lower()).strip("-.") or "tuned",
         tokenizer=gguf_metadata(path, job.shape.vocab_size) if is_gguf else {},
         quantiser=quantiser,
@@ -143,7 +150,7 @@ def _export(work: _Work, partial: Path, target: Path) -> HandOver:
 
     why_not, reading = how_to_check(*READERS[work.format]), None
     if why_not is None:
-        reading = read_fixed_code(work.job, work.run.adapter)
+        reading = read_fixed_code(work.job, work.adapter)
         why_not = None if reading else why_not_read(work.job, "export again")
     _write(work, partial)
     proof = _check(work, partial, reading) if reading else None
@@ -164,7 +171,7 @@ def _write(work: _Work, folder: Path) -> None:
 
     base = work.job.base
     if work.format == "peft":
-        for path in work.run.adapter.iterdir():
+        for path in work.adapter.iterdir():
             shutil.copyfile(path, folder / path.name)
         return
     wrote = _counted(work)
@@ -243,6 +250,9 @@ def _card_facts(work: _Work) -> CardFacts:
     run, job = work.run, work.job
     base, fim = job.base, job.tokenizer.fim
     names = token_names(Path(base.path))
+    training = run.state().facts.get("training", {})
+    # Of another step than the exported one no figures are known.
+    is_judged = run.evaluation.exists() and work.step in (None, training.get("best_step"))
     shown = STARTER_HUB_ID if base.name == CPU_MODEL else base.name
     return CardFacts(
         name=work.name,
@@ -252,9 +262,9 @@ def _card_facts(work: _Work) -> CardFacts:
         format=work.format,
         quantisation=work.quantisation if work.is_gguf else None,
         lora=job.lora,
-        steps=run.state().facts.get("training", {}).get("steps"),
+        steps=work.step or training.get("steps"),
         corpus=read_summary(run.corpus) if run.corpus.exists() else None,
-        evaluation=read_evaluation(run.evaluation) if run.evaluation.exists() else None,
+        evaluation=read_evaluation(run.evaluation) if is_judged else None,
         fim=(names[fim.prefix_id], names[fim.suffix_id], names[fim.middle_id]) if fim else None,
         stops=tuple(names[number] for number in sorted(job.tokenizer.stop_ids)),
         command=_command(work, work.name),
@@ -298,7 +308,7 @@ def _disk_bytes(work: _Work) -> int:
     from repotune.export import merged_bytes, model_bytes
 
     if work.format == "peft":
-        return sum(path.stat().st_size for path in work.run.adapter.iterdir())
+        return sum(path.stat().st_size for path in work.adapter.iterdir())
     if not work.is_gguf:
         return merged_bytes(work.job.shape)
     before = model_bytes(work.job.shape, "f16") if work.quantiser is not None else 0

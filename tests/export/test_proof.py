@@ -108,9 +108,7 @@ def test_a_weak_adapter_that_is_lost_among_few_bits_is_not_handed_over(model, tm
         )  # fmt: skip
     refuse_drift(found["with"])
     assert found["without"].drift <= found["without"].drift_bound
-    with pytest.raises(
-        ExportError, match=r"llama\.cpp .* finds -?\d+% of what the adapter"
-    ):
+    with pytest.raises(ExportError, match=r"llama\.cpp .* finds -?\d+% of what the adapter"):
         refuse_drift(found["without"])
 
 

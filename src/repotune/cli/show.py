@@ -208,6 +208,8 @@ def proof_text(proof: Proof) -> str:
 def served_text(served: Served) -> str:
     """The address, what the first request was answered, and the settings for editors."""
     lines = [f"Files      {name}: {path}" for name, path in served.files.items()]
+    lines += [f"Proved by  {name}: {proof_text(proof)}" for name, proof in served.proofs.items()]
+    lines += [f"Unchecked  {sentence}" for sentence in served.unchecked]
     for trial in served.trials:
         lines.append(f"Tried      {trial.model} answered in {trial.seconds:.1f} s, at |:")
         marked = f"{trial.prefix}|{trial.answer}|{trial.suffix or ''}"
@@ -217,7 +219,7 @@ def served_text(served: Served) -> str:
     lines += [
         "",
         f"Token      {served.token}",
-        f"Models     {', '.join(served.models)}",
+        f"Models     {', '.join(served.models)}, {served.context:,} tokens of prompt and answer",
         f"Ready      {served.address}  (Ctrl-C stops it)",
     ]
     return "\n".join(lines)
@@ -227,7 +229,7 @@ def runs_text(infos: Sequence[RunInfo], folder: Path) -> str:
     """A table of runs, one line each."""
     if not infos:
         return f"No runs in {folder}: `repotune tune PATH` makes one."
-    header = ("RUN", "STATUS", "CREATED (UTC)", "MODEL", "STEPS", "BITS PER BYTE", "TREE")
+    header = ("RUN", "STATUS", "CREATED (UTC)", "MODEL", "STEPS", "KEPT", "BITS PER BYTE", "TREE")
     rows = [header, *(_run_row(info) for info in infos)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     return "\n".join(
@@ -241,9 +243,9 @@ def _gib(count: int | None) -> float | None:
 
 
 def _run_row(info: RunInfo) -> tuple[str, ...]:
-    state = info.state
+    state, kept = info.state, ",".join(map(str, info.kept_steps))
     if state is None:
-        return (info.name, info.status, "", "", "", "", "")
+        return (info.name, info.status, "", "", "", kept, "", "")
     figures = state.facts.get("heldout_bits_per_byte")
     return (
         info.name,
@@ -251,6 +253,7 @@ def _run_row(info: RunInfo) -> tuple[str, ...]:
         state.created[:16].replace("T", " "),
         str(state.facts.get("model", state.model)),
         str(state.facts.get("training", {}).get("steps", "")),
+        kept,
         f"{figures['base']:.3f} -> {figures['tuned']:.3f}" if figures else "",
         state.tree,
     )

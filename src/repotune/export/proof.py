@@ -40,8 +40,8 @@ LLAMA_CPP_BOUNDS: Final[Mapping[Quantisation, tuple[float, float]]] = {
 """For llama.cpp. On the starter, small and so hurt most by few bits: 0.004, 0.10 and 0.35 for the
 drift; 0.0004, 0.015 and 0.09 for the loss on so few positions."""
 ADAPTER_SHARE: Final = (0.5, 1.5)
-"""Of ``Proof.adapter_share``. On the starter with an adapter of 8 steps, and with a third and a tenth
-of it: 0.94 to 1.13 where it was looked for, and -0.06 to 0.03 in files without it."""
+"""Of ``Proof.adapter_share``. On the starter with an adapter of 8 steps, and with 3/10 and 1/10 of
+it: 0.94 to 1.13 where it was looked for, and -0.06 to 0.03 in files without it."""
 SEEN: Final = 0.15
 """An adapter that changes less than this part of the drift is not looked for in it."""
 ASKED_PER_PASSAGE: Final = 32

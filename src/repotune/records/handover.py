@@ -71,6 +71,12 @@ class Served:
     models: tuple[str, ...]
     files: dict[str, str]
     """Model -> its GGUF file."""
+    proofs: dict[str, Proof]
+    """Model -> what llama.cpp computed from that file, when it was made, beside our decoder."""
+    unchecked: tuple[str, ...]
+    """Sentences: why a file was not compared."""
+    context: int
+    """Tokens at most of a prompt and its answer together."""
     trials: tuple[Trial, ...]
     settings: dict[str, str]
     """File -> text, for editors. Empty for a model without fill in the middle, of which an editor

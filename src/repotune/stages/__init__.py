@@ -2,10 +2,13 @@
 
 ``corpus_rows`` makes what is trained on, ``tuning`` trains on it, ``rehearsal`` goes the whole way
 in small before, ``proof`` exports and evaluates, ``room`` asks whether the disk has room for it;
-``reading`` is what an export of it is compared with.
+``adapters`` says which adapter is used, ``reading`` is what an export of it is compared with, and
+``gguf_files`` the models that are served.
 """
 
+from repotune.stages.adapters import adapter_folder
 from repotune.stages.corpus_rows import prepare_rows
+from repotune.stages.gguf_files import GgufFile, gguf_file
 from repotune.stages.proof import compare, export, open_tuned
 from repotune.stages.reading import Reading, bytes_to_read, read_fixed_code, why_not_read
 from repotune.stages.rehearsal import is_worth_it, rehearse
@@ -13,11 +16,14 @@ from repotune.stages.room import check_room
 from repotune.stages.tuning import heldout_sample, steps_of, train_on
 
 __all__ = [
+    "GgufFile",
     "Reading",
+    "adapter_folder",
     "bytes_to_read",
     "check_room",
     "compare",
     "export",
+    "gguf_file",
     "heldout_sample",
     "is_worth_it",
     "open_tuned",

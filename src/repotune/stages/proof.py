@@ -13,6 +13,7 @@ from repotune.job import Job, load_decoder, settle, without_notices
 from repotune.model import Decoder
 from repotune.records import Evaluation
 from repotune.runs import RunFolder
+from repotune.stages.adapters import adapter_folder
 
 CPU_EVAL_TOKENS: Final = 30_000
 CPU_CURSORS, GPU_CURSORS = 20, 100
@@ -28,16 +29,16 @@ def export(folder: RunFolder, job: Job, decoder: Decoder) -> None:
     folder.record_digests(folder.adapter)
 
 
-def open_tuned(folder: RunFolder, emit: Emit) -> tuple[Job, Decoder]:
-    """The base model with the run's adapter. Raises RunError if the run has none yet."""
-    if not folder.adapter.exists():
-        raise RunError(
-            f"{folder.path} has no adapter yet: finish it with "
-            f"`repotune tune --resume {folder.path}`."
-        )
+def open_tuned(folder: RunFolder, emit: Emit, step: int | None = None) -> tuple[Job, Decoder]:
+    """The base model with the run's adapter, or with that of the kept checkpoint of ``step``.
+
+    Raises RunError if the run has none.
+    """
+    folder.refuse_no_adapter(step)
     job = settle(folder.state(), without_notices(emit))  # said when the run was trained
     decoder = load_decoder(job, emit)
-    load_adapter(folder.adapter, decoder.lora_state(), lora=job.lora)
+    with adapter_folder(folder, job, step) as adapter:
+        load_adapter(adapter, decoder.lora_state(), lora=job.lora)
     decoder.refresh()
     return job, decoder
 

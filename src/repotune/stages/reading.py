@@ -1,4 +1,4 @@
-"""What our decoder computes on fixed code: the measure for what another program makes of an export."""
+"""What our decoder computes on fixed code: the measure for what another program computes."""
 
 from __future__ import annotations
 
