@@ -193,6 +193,13 @@ class FineTuningConfig(BaseModel):
         description="Before a run of more than 10 minutes, go the whole way in small: five steps, "
         "save, resume, export, load, complete.",
     )
+    memorisation_canaries: int = Field(
+        default=0,
+        ge=0,
+        le=300,
+        description="Put so many random comment lines into training files, each in 1, 4 or 16 "
+        "places, so that the evaluation can say what was memorised.",
+    )
     keep_vendored: bool = Field(
         default=False, description="Also learn from vendored and generated code."
     )

@@ -28,11 +28,12 @@ GPU_MODEL = "codellama/CodeLlama-7b-hf"
 SLOW_FP16 = "A processor emulates fp16, up to a hundred times slower than fp32"
 NOT_IN_FINGERPRINT = (
     "output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model", "rehearsal",
-    "eval_steps", "early_stopping_patience", "allow_shorter_rows",
+    "eval_steps", "early_stopping_patience", "allow_shorter_rows", "memorisation_canaries",
     "batch_size", "gradient_accumulation_steps",
 )  # fmt: skip
-"""Settings that change no step: a run may be resumed where these differ. Of the last two only the
-product, the global batch, decides; it has a place of its own."""
+"""Settings that change no step, or only by the rows, whose fingerprint tells (canaries): a run may
+be resumed where these differ. Of the last two only the product, the global batch, decides; it has a
+place of its own."""
 FINER_BUDGET = 0.99
 """Of the memory that the planner was asked about before, until it has nothing more to offer."""
 WORTH_A_TRY = 0.8

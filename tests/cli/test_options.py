@@ -43,6 +43,7 @@ FLAGS = """
 --early-stopping-patience
 --allow-shorter-rows --no-allow-shorter-rows
 --rehearsal --no-rehearsal
+--memorisation-canaries
 --keep-vendored --no-keep-vendored
 --offline --no-offline
 --json
@@ -71,7 +72,7 @@ def test_every_flag_gives_its_field_a_value_that_the_configuration_takes() -> No
         "--max-steps 7 --precision fp32 --seed 1 --heldout-share 0.2 --fim-rate 0 "
         "--no-gradient-checkpointing -o out --save-steps 5 --no-evaluate --eval-max-tokens 900 "
         "--eval-steps 20 --early-stopping-patience 5 --allow-shorter-rows --no-rehearsal "
-        "--keep-vendored --offline"
+        "--memorisation-canaries 3 --keep-vendored --offline"
     )
     context = command.make_context("tune", ["tree", *arguments.split()])
     values = {name: context.params[name] for name in FineTuningConfig.model_fields}
@@ -107,6 +108,7 @@ def test_every_flag_gives_its_field_a_value_that_the_configuration_takes() -> No
         early_stopping_patience=5,
         allow_shorter_rows=True,
         rehearsal=False,
+        memorisation_canaries=3,
         keep_vendored=True,
         offline=True,
     )

@@ -3,7 +3,15 @@
 from dataclasses import replace
 
 from repotune.evaluation.verdict import judge
-from repotune.records import Completion, CorpusSummary, Evaluation, GroupFigures, Interval
+from repotune.records import (
+    CanaryFigures,
+    Completion,
+    CorpusSummary,
+    Evaluation,
+    GroupFigures,
+    Interval,
+    Memorisation,
+)
 from repotune.report import Contents, LanguageTally, parse_metrics
 from repotune.runs import RunState
 
@@ -40,6 +48,12 @@ _JUDGED = Evaluation(
         GroupFigures(
             by="directory", name="very/" * 30 + "deep", files=2, bytes_scored=9,
             base_bits_per_byte=1.25, tuned_bits_per_byte=1.0, difference=None,
+        ),
+    ),
+    memorisation=Memorisation(
+        controls=40, p_value=0.00125, memorised=True,
+        figures=(
+            CanaryFigures(repeats=16, canaries=40, exposure=4.7, p_value=0.00125, extracted=3),
         ),
     ),
 )  # fmt: skip

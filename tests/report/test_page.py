@@ -109,6 +109,16 @@ def test_korean_says_the_same_in_korean():
         assert said in words
 
 
+def test_what_was_memorised_is_said_in_the_verdict_and_shown():
+    _, page = read(to_html(RUN, "en"))
+    assert "It has memorised some of what it was trained on" in page
+    assert "than 40 controls that were not (p = 0.0013)" in page
+    assert "16×" in page
+    _, korean = read(to_html(RUN, "ko"))
+    assert "학습한 내용 일부를 외웠습니다" in korean
+    assert "대조군 40개" in korean
+
+
 def test_what_is_not_sure_is_said():
     nothing = {"exact_match": Interval(value=0.0, low=0.0, high=0.0)}
     evaluation = replace(EVALUATION, line_differences=nothing)

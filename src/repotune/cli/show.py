@@ -15,6 +15,7 @@ from repotune.records import (
     Evaluation,
     GroupFigures,
     HandOver,
+    Memorisation,
     Outcome,
     Proof,
     RunResult,
@@ -142,11 +143,26 @@ def evaluation_text(evaluation: Evaluation) -> str:
             f"Own names  {recall['base']:.1%} -> {recall['tuned']:.1%} of {evaluation.names} names "
             "that your code defines, and that did not stand above the cursor"
         )
+    if evaluation.memorisation is not None:
+        lines += memorisation_lines(evaluation.memorisation)
     lines += [f"By {one.by} {group_text(one)}" for one in shown_groups(evaluation)]
     lines += [completion_text(one) for one in evaluation.completions[:1]]
     if evaluation.judgement:
         lines.append(f"Verdict    {evaluation.judgement.sentence}")
     return "\n".join(lines)
+
+
+def memorisation_lines(found: Memorisation) -> list[str]:
+    """The canaries by how often they were put in, against the controls."""
+    lines = [
+        f"Memorised  {'yes' if found.memorised else 'not seen'}: canaries against "
+        f"{found.controls} controls, p = {found.p_value:.2g}"
+    ]
+    return lines + [
+        f"           put in {one.repeats}×: {one.canaries} canaries, exposure {one.exposure:.1f} "
+        f"bits (chance 1.4), p = {one.p_value:.2g}, {one.extracted} written out"
+        for one in found.figures
+    ]
 
 
 def shown_groups(evaluation: Evaluation) -> list[GroupFigures]:

@@ -3,12 +3,14 @@
 ``excerpts`` chooses what is read of which file, ``bits_per_byte`` scores it, ``bootstrap`` gives
 the interval, ``groups`` the same by language and directory; ``cursors`` chooses places in the
 files, ``continuation`` writes on from there, ``completions`` compares, also by the repository's own
-``names``; ``verdict`` says whether to use the adapter; ``comparison`` is all of it, ``saved`` its
+``names``; ``memorisation`` compares canaries with controls; ``verdict`` says whether to use the
+adapter; ``comparison`` is all of it, ``saved`` its
 file on disk. ``sample`` is a small part of it, for the time of the training.
 """
 
 from repotune.evaluation.comparison import evaluate
 from repotune.evaluation.completions import complete_at
+from repotune.evaluation.memorisation import with_memorisation
 from repotune.evaluation.sample import sample_loss, sample_rows
 from repotune.evaluation.saved import read_evaluation, write_evaluation
 
@@ -18,5 +20,6 @@ __all__ = [
     "read_evaluation",
     "sample_loss",
     "sample_rows",
+    "with_memorisation",
     "write_evaluation",
 ]

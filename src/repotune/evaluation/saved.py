@@ -9,7 +9,15 @@ from typing import Any
 
 from repotune.errors import RunError
 from repotune.evaluation.verdict import judge
-from repotune.records import Completion, Evaluation, GroupFigures, Interval, Judgement
+from repotune.records import (
+    CanaryFigures,
+    Completion,
+    Evaluation,
+    GroupFigures,
+    Interval,
+    Judgement,
+    Memorisation,
+)
 from repotune.runs import write_json_atomic
 
 
@@ -48,6 +56,10 @@ def _evaluation(value: dict[str, Any]) -> Evaluation:
         },
         "groups": tuple(_group(one) for one in value.get("groups", ())),
     }
+    if value.get("memorisation"):
+        said = value["memorisation"]
+        of_canaries = tuple(CanaryFigures(**one) for one in said["figures"])
+        parts["memorisation"] = Memorisation(**{**said, "figures": of_canaries})
     if value.get("judgement"):
         judgement = value["judgement"]
         parts["judgement"] = Judgement(**{**judgement, "worse_on": tuple(judgement["worse_on"])})

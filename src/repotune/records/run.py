@@ -59,6 +59,18 @@ class CorpusSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A random line that was put into training files, or a control that was not."""
+
+    prefix: str
+    """Its beginning: a comment with a name that only it has."""
+    secret: str
+    """The random rest of the line."""
+    repeats: int
+    """In so many places it was put; 0: a control."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """Exactly ``max_seq_length`` token ids: several documents, packed."""
 
@@ -261,6 +273,34 @@ class GroupFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryFigures:
+    """How well the tuned model knows the canaries that were put in equally often."""
+
+    repeats: int
+    canaries: int
+    exposure: float
+    """Mean, in bits (Carlini et al. 2019, arXiv 1802.08232): log2 of the number of candidates over
+    the canary's rank among itself and the controls. About 1.4 is chance."""
+    p_value: float
+    """Of the rank test against the controls: how likely so low losses are by chance."""
+    extracted: int
+    """So many secrets the model writes out by itself after the prefix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memorisation:
+    """Canaries against controls that were never in the training files."""
+
+    controls: int
+    figures: tuple[CanaryFigures, ...]
+    """By repeats, ascending."""
+    p_value: float
+    """Of all canaries together."""
+    memorised: bool
+    """Whether a secret is written out, or the losses are too low for chance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """Base against tuned on the held-out files."""
 
@@ -288,6 +328,8 @@ class Evaluation:
     """Tuned minus base, for ``exact_match``, ``edit_similarity`` and ``name_recall``."""
     groups: tuple[GroupFigures, ...] = ()
     """By language, then by directory, each by descending bytes."""
+    memorisation: Memorisation | None = None
+    """None if the run has no canaries."""
     judgement: Judgement | None = None
     """None in files that older versions wrote, until they are read."""
 

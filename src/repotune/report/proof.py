@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from repotune.records import Completion, Evaluation, GroupFigures, Interval
+from repotune.records import Completion, Evaluation, GroupFigures, Interval, Memorisation
 from repotune.report.contents import Contents, Lang
 from repotune.report.difference import difference
 from repotune.report.tags import paragraph, section, table, text
@@ -57,6 +57,8 @@ def figures(run: Contents, lang: Lang) -> str:
         ),
         paragraph(say("no_near", lang), "note"),
     ]  # fmt: skip
+    if evaluation.memorisation is not None:
+        parts += _memorisation(evaluation.memorisation, lang)
     for by in ("language", "directory"):
         parts += _groups([one for one in evaluation.groups if one.by == by], by, lang)
     return section("figures", say("proof", lang), parts)
@@ -149,6 +151,22 @@ def _groups(groups: list[GroupFigures], by: str, lang: Lang) -> Iterator[str]:
     yield table(head, rows, numbers=frozenset({1, 2, 3, 4}))
     if len(groups) > GROUPS_SHOWN:
         yield paragraph(say("more", lang, count=len(groups) - GROUPS_SHOWN), "note")
+
+
+def _memorisation(found: Memorisation, lang: Lang) -> Iterator[str]:
+    """Canaries against controls, by how often they were put in."""
+    yield f"<h3>{text(say('memorisation', lang))}</h3>"
+    seen = "memorised" if found.memorised else "not_memorised"
+    yield paragraph(say(seen, lang, controls=found.controls, p=f"{found.p_value:.2g}"))
+    head = tuple(say(f"canary_{name}", lang) for name in ("repeats", "count", "bits", "p", "out"))
+    rows = [
+        (
+            f"{one.repeats}×", str(one.canaries), f"{one.exposure:.1f}", f"{one.p_value:.2g}",
+            str(one.extracted),
+        )
+        for one in found.figures
+    ]  # fmt: skip
+    yield table(head, rows, numbers=frozenset({1, 2, 3, 4}))
 
 
 def _bits(interval: Interval) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from repotune.corpus import read_documents
+from repotune.corpus import read_canaries, read_documents
 from repotune.errors import RunError
-from repotune.evaluation import evaluate, write_evaluation
+from repotune.evaluation import evaluate, with_memorisation, write_evaluation
 from repotune.events import Emit
 from repotune.export import export_adapter, load_adapter
 from repotune.job import Job, load_decoder, settle, without_notices
@@ -71,6 +71,12 @@ def compare(
         seed=job.config.seed,
         emit=emit,
     )
+    canaries = read_canaries(folder.corpus)
+    if canaries:
+        evaluation = with_memorisation(
+            evaluation, decoder, job.tokenizer, canaries,
+            max_seq_length=job.config.max_seq_length, emit=emit,
+        )  # fmt: skip
     write_evaluation(folder.evaluation, evaluation)
     base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
     folder.update(facts={"heldout_bits_per_byte": {"base": base, "tuned": tuned}})
