@@ -342,6 +342,20 @@ def test_a_completion_at_a_cursor_of_the_tree(finished, source_tree):
         complete(result.run, Location(path, 10**6, None))
 
 
+def test_a_completion_takes_a_suffix_and_a_kept_checkpoint(finished, source_tree, capsys):
+    result, _ = finished
+    place = f"{source_tree / 'json' / 'decoder.py'}:40"
+    asked = ["complete", result.run, place, "--suffix", "\n    return 1\n", "--json"]
+    assert main([*asked, "--step", "4"]) == 0
+    early = json.loads(capsys.readouterr().out)
+    assert main(asked) == 0
+    best = json.loads(capsys.readouterr().out)
+    assert early["truth"] == best["truth"] == ""
+    assert early["base"] == best["base"]
+    assert main([*asked, "--step", "3"]) == 1
+    assert "no checkpoint of step 3" in json.loads(capsys.readouterr().out)["error"]
+
+
 def test_what_is_left_open_is_decided_and_written_down(finished):
     result, events = finished
     facts = open_run(Path(result.run)).state().facts

@@ -193,6 +193,8 @@ def completion_text(completion: Completion) -> str:
         "truth": completion.truth,
     }
     lines = [f"At {completion.path}:{completion.line}"]
+    if not completion.truth:  # after a suffix of the user's nobody knows it
+        del parts["truth"]
     for label, text in parts.items():
         body = text.strip("\n").split("\n")
         lines += [f"{label if i == 0 else '':>6} | {line}" for i, line in enumerate(body)]
