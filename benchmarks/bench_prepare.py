@@ -33,7 +33,7 @@ with tempfile.TemporaryDirectory() as folder:
     started = time.perf_counter()
     corpus = build_corpus(
         tree, work / "corpus", heldout_share=0.1, seed=42, keep_vendored=False, exclude=(),
-        emit=lambda e: None,
+        canaries=0, emit=lambda e: None,
     )
     rows = build_rows(
         read_documents(work / "corpus", "train"), load_tokenizer(Path(ref.path)),

@@ -5,6 +5,7 @@ import shutil
 import sysconfig
 from pathlib import Path
 
+import openai
 import peft
 import pytest
 import torch
@@ -31,6 +32,7 @@ from repotune.model import Decoder, generate_batch, open_weights, resolve_model
 from repotune.model.starter import starter_path
 from repotune.records import LoraSpec
 from repotune.runs import RunFolder
+from repotune.serve import serve
 from repotune.tokens import load_tokenizer
 
 
@@ -148,8 +150,7 @@ def test_what_is_not_installed_is_said_and_the_export_is_there(run, tmp_path, mo
 
 
 def test_too_little_memory_for_the_check_is_said(run, tmp_path, monkeypatch):
-    module = "repotune.handover._numbers"
-    monkeypatch.setattr(module, lambda work: 10**12)
+    monkeypatch.setattr("repotune.stages.reading.SLACK", 1e9)
     done = export(run, tmp_path / "out", to="gguf")
     assert done.proof is None
     assert "nothing was compared" in done.unchecked[0]
@@ -177,6 +178,26 @@ def test_a_run_without_an_adapter_is_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("adapter"))
     with pytest.raises(RunError, match=r"no adapter yet.*--resume"):
         export(tmp_path / "run", tmp_path / "out", to="peft")
+
+
+def test_a_kept_checkpoint_is_handed_over(run, tmp_path, capsys):
+    """Without the evaluation, which is of the exported step."""
+    export(run, tmp_path / "last", to="peft")
+    shutil.copytree(run, tmp_path / "run")
+    half = RunFolder(tmp_path / "run").checkpoints / "step-000001"
+    shutil.copytree(half.with_name("step-000003"), half)
+    (half / "digests.json").write_text("{}")
+    out = ["--to", "peft", "-o", str(tmp_path / "out")]
+    assert main(["export", str(tmp_path / "run"), *out, "--step", "1"]) == 1
+    assert "damaged" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "run"), *out, "--step", "2"]) == 1
+    assert "no checkpoint of step 2, but those of steps 1, 3" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    assert main(["export", str(tmp_path / "run"), *out]) == 1
+    assert "or take a checkpoint (those of steps 1, 3) with --step" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "run"), *out, "--step", "3"]) == 0
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "last" / name).read_bytes()
 
 
 def test_no_room_is_said_before_anything_is_written(run, tmp_path, monkeypatch):
@@ -295,6 +316,7 @@ def test_bits_per_byte_through_llama_cpp_on_1200_positions(quantisation, starter
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_greedy_completions_in_f16_are_our_decoders(starter_run, tmp_path):
+    """Of 50 prompts, by the file itself and through the door of `serve`."""
     export(starter_run, tmp_path / "out", to="gguf", quantisation="f16")
     tuned, tokenizer = tuned_decoder(starter_run), load_tokenizer(starter_path())
     prompts = [row[:48] for row in windows(tokenizer)]
@@ -307,8 +329,25 @@ def test_greedy_completions_in_f16_are_our_decoders(starter_run, tmp_path):
         tuned, prompts, max_new_tokens=32, adapted=True,
         stop=lambda _, new: new[-1] in tokenizer.stop_ids,
     )  # fmt: skip
-    same = sum(one == answer.ids for one, answer in zip(ours, answers.questions, strict=True))
     assert len(prompts) == 50
+    same = sum(a.ids == ids for a, ids in zip(answers.questions, ours, strict=True))
+    assert same >= 0.95 * 50
+    texts = [
+        tokenizer.decode([one for one in ids if one not in tokenizer.stop_ids], continuation=True)
+        for ids in ours
+    ]
+    with serve(starter_run, port=0, quantisation="f16") as running:
+        served = running.served
+        with openai.OpenAI(base_url=f"{served.address}/v1", api_key=served.token) as client:
+            written = [
+                client.completions.create(
+                    model="tuned", prompt=prompt.tolist(), max_tokens=32, temperature=0
+                ).choices[0].text
+                for prompt in prompts
+            ]  # fmt: skip
+    # A text may end within a character, which the door leaves out.
+    broken = "\N{REPLACEMENT CHARACTER}"
+    same = sum(a.rstrip(broken) == b.rstrip(broken) for a, b in zip(written, texts, strict=True))
     assert same >= 0.95 * 50
 
 

@@ -379,6 +379,33 @@ def test_an_evaluation_lets_both_models_solve_tasks(finished):
         assert len(forgetting.not_measured) == 2
 
 
+def test_canaries_are_learned_and_said_and_a_resumed_run_has_the_same(tiny_model, tmp_path):
+    """Of eight small files, so that a canary that stands 16 times is a good part of the rows."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(12):
+        code = "".join(f"def f{number}_{n}(x):\n    return x * {n} + {number}\n" for n in range(9))
+        (tree / f"m{number}.py").write_text(f"NAME{number} = 'of file {number}'\n{code}")
+    folder = tmp_path / "run"
+    config = settings(
+        tiny_model, folder, memorisation_canaries=6, max_steps=30, save_steps=30, fim_rate=0.0,
+        batch_size=2, heldout_share=0.2,
+    )  # fmt: skip
+    result = tune(tree, config)
+    run = RunFolder(folder)
+    run.check_digests(run.corpus)
+    canaries = json.loads((run.corpus / "canaries.json").read_text())
+    assert [one["repeats"] for one in canaries] == [1, 4, 16, 1, 4, 16, *[0] * 6]
+    found = result.evaluation.memorisation
+    assert (found.controls, [one.repeats for one in found.figures]) == (6, [1, 4, 16])
+    assert found.figures[-1].exposure > found.figures[0].exposure
+    assert evaluate(folder).memorisation == found
+    damaged = run.corpus / "canaries.json"
+    damaged.write_text(damaged.read_text().replace("canary", "Canary"))
+    with pytest.raises(RunError, match="edited or damaged"):
+        run.check_digests(run.corpus)
+
+
 def test_a_completion_at_a_cursor_of_the_tree(finished, source_tree):
     result, _ = finished
     path = Path("json/decoder.py")
@@ -392,6 +419,20 @@ def test_a_completion_at_a_cursor_of_the_tree(finished, source_tree):
         complete(result.run, Location(Path("absent.py"), 1, None))
     with pytest.raises(UsageError, match=str(len(lines) - 1)):
         complete(result.run, Location(path, 10**6, None))
+
+
+def test_a_completion_takes_a_suffix_and_a_kept_checkpoint(finished, source_tree, capsys):
+    result, _ = finished
+    place = f"{source_tree / 'json' / 'decoder.py'}:40"
+    asked = ["complete", result.run, place, "--suffix", "\n    return 1\n", "--json"]
+    assert main([*asked, "--step", "4"]) == 0
+    early = json.loads(capsys.readouterr().out)
+    assert main(asked) == 0
+    best = json.loads(capsys.readouterr().out)
+    assert early["truth"] == best["truth"] == ""
+    assert early["base"] == best["base"]
+    assert main([*asked, "--step", "3"]) == 1
+    assert "no checkpoint of step 3" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_what_is_left_open_is_decided_and_written_down(finished):

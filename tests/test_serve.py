@@ -12,14 +12,20 @@ from pathlib import Path
 
 import openai
 import pytest
+import torch
 
 from repotune import FineTuningConfig, tune
 from repotune.cli import main
 from repotune.errors import DiskFull, DoesNotFit, ExportError, ModelError, RunError, UsageError
-from repotune.events import StageDone
+from repotune.events import Notice, StageDone
+from repotune.export import load_adapter
 from repotune.gguf_file import open_gguf
+from repotune.job import settle
+from repotune.model import Decoder, generate, open_weights
 from repotune.runs import RunFolder
 from repotune.serve import serve
+from repotune.stages import adapter_folder
+from repotune.tokens import prompt_ids
 
 from .export.tiny import write_model
 
@@ -38,7 +44,7 @@ def base(tmp_path_factory):
 def run(base, source_tree, tmp_path_factory):
     config = FineTuningConfig(
         model=str(base), output_dir=tmp_path_factory.mktemp("runs") / "run", max_seq_length=128,
-        batch_size=2, gradient_accumulation_steps=1, max_steps=2, learning_rate=1e-3,
+        batch_size=2, gradient_accumulation_steps=1, max_steps=2, learning_rate=1e-3, save_steps=1,
         precision="fp32", evaluate=False,
     )  # fmt: skip
     return Path(tune(source_tree, config).run)
@@ -51,10 +57,10 @@ def both(run):
         yield running
 
 
-def ask(address, path, body):
+def ask(address, path, body, token=TOKEN):
     place = address.removeprefix("http://")
     connection = http.client.HTTPConnection(place, timeout=60)
-    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     connection.request("POST", path, json.dumps(body), headers)
     response = connection.getresponse()
     content = json.loads(response.read())
@@ -72,7 +78,9 @@ def test_it_is_tried_before_it_is_ready(both, run):
         "continue/config.yaml", "llama.vscode/settings.json", "neovim/minuet.lua",
         "neovim/llama_vim.lua",
     }  # fmt: skip
-    for path in served.files.values():
+    assert (served.context, served.unchecked) == (512, ())
+    for name, path in served.files.items():
+        assert served.proofs[name].drift <= served.proofs[name].drift_bound
         assert open_gguf(Path(path)).metadata["tokenizer.ggml.fim_suf_token_id"] == 267
 
 
@@ -192,12 +200,70 @@ def test_what_the_model_cannot_do_is_said(both):
     assert "no chat template" in answer["error"]["message"]
 
 
+PROMPTS = (
+    ("import json\n\ndef read(path):\n    ", "\n    return data\n"),
+    ("class Reader:\n    def __init__(self", ""),
+    ("def mean(values):\n    total = ", "\n    return total / len(values)\n"),
+    ("for name in sorted(os.listdir(", ""),
+    ("x = {'a': 1, ", "}\nprint(x)\n"),
+    ("while True:\n    try:\n", "    except OSError:\n        break\n"),
+)
+
+
+@pytest.mark.parametrize("step", [None, 1])
+def test_what_is_served_is_what_our_decoder_writes(run, step):
+    """By ids, since random weights write no text; 50 prompts of the starter, as text and through
+    the door, are in test_handover."""
+    folder = RunFolder(run)
+    job = settle(folder.state(), lambda event: None)
+    decoder = Decoder(open_weights(job.base), lora=job.lora, dtype=torch.float32)
+    with adapter_folder(folder, job, step) as adapter:
+        load_adapter(adapter, decoder.lora_state(), lora=job.lora)
+    decoder.refresh()
+    prompts = [prompt_ids(job.tokenizer, *pair) for pair in PROMPTS]
+    tuned, base = (
+        [
+            generate(
+                decoder, prompt, max_new_tokens=16, adapted=adapted,
+                stop=lambda new: new[-1] in job.tokenizer.stop_ids,
+            )
+            for prompt in prompts
+        ]
+        for adapted in (True, False)
+    )  # fmt: skip
+    with serve(run, port=0, step=step, quantisation="f16") as running:
+        server = running.processes["tuned"]
+        written = [
+            ask(
+                server.address, "/completion",
+                {
+                    "prompt": prompt.tolist(), "n_predict": 16, "temperature": 0,
+                    "return_tokens": True,
+                },
+                server.key,
+            )[1]["tokens"]
+            for prompt in prompts
+        ]  # fmt: skip
+    # Weights and keys are rounded to 16 bits there, so that a near tie may fall the other way.
+    same = sum(theirs == ours for theirs, ours in zip(written, tuned, strict=True))
+    assert same >= len(PROMPTS) - 1
+    assert [theirs[:8] for theirs in written] == [ours[:8] for ours in tuned]
+    assert tuned != base
+
+
+def made(events):
+    return [event.stage for event in events if isinstance(event, StageDone)]
+
+
 def test_the_file_is_made_once_and_again_for_another_adapter(run):
     events = []
-    with serve(run, port=0, emit=events.append) as running:
+    with serve(run, port=0) as running:
         first = Path(running.served.files["tuned"])
-    assert [event.stage for event in events if isinstance(event, StageDone)] == ["load"]
-    made = first.stat().st_mtime_ns
+    with serve(run, port=0, emit=events.append) as running:
+        assert running.served.files["tuned"] == str(first)
+        assert running.served.proofs["tuned"].positions > 90
+    assert made(events) == ["load"]
+    time = first.stat().st_mtime_ns
     config = RunFolder(run).adapter / "adapter_config.json"
     before = config.read_text()
     try:
@@ -209,7 +275,63 @@ def test_the_file_is_made_once_and_again_for_another_adapter(run):
     assert second != first
     assert [path.name for path in first.parent.glob(".*")] == []
     assert not first.exists()
-    assert made < second.stat().st_mtime_ns
+    assert time < second.stat().st_mtime_ns
+    second.with_suffix(".proof.json").write_text("{")  # as a crash or a person may leave it
+    events.clear()
+    config.write_text(before + "\n")
+    try:
+        with serve(run, port=0, emit=events.append) as running:
+            assert running.served.proofs["tuned"].positions > 90
+    finally:
+        config.write_text(before)
+    assert made(events) == ["check", "load"]
+
+
+def test_a_kept_checkpoint_is_served_beside_the_adapters_file(run, capsys):
+    with serve(run, port=0) as running:
+        tuned = running.served.files["tuned"]
+    with serve(run, port=0, step=1) as running:
+        assert "step1-Q8_0" in running.served.files["tuned"]
+        assert running.served.files["tuned"] != tuned
+    assert Path(tuned).exists()  # going back and forth makes nothing twice
+    assert main(["serve", str(run), "--step", "7"]) == 1
+    assert "no checkpoint of step 7, but those of steps 1, 2" in capsys.readouterr().err
+    assert main(["serve", str(run), "--step", "1", "--base"]) == 2
+    assert main(["runs", str(run.parent), "--json"]) == 0
+    assert '"kept_steps": [\n        1,\n        2\n' in capsys.readouterr().out
+
+
+def test_a_file_that_computes_something_else_is_not_served_nor_kept(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("serve"))
+    monkeypatch.setattr("repotune.export.gguf.permuted", lambda tensor, heads: tensor)
+    with (
+        pytest.raises(ExportError, match="computes something else"),
+        serve(tmp_path / "run", port=0),
+    ):
+        pass
+    assert list((tmp_path / "run" / "serve").iterdir()) == []
+
+
+def test_what_could_not_be_compared_is_served_and_said(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("serve"))
+    monkeypatch.setattr("repotune.stages.reading.SLACK", 1e9)
+    with serve(tmp_path / "run", port=0) as running:
+        assert running.served.proofs == {}
+        assert "nothing was compared" in running.served.unchecked[0]
+
+
+def test_less_memory_gives_requests_less_context(run, monkeypatch):
+    """Of the model's 512 tokens; a request that is longer is told what there is."""
+    monkeypatch.setattr("repotune.serve.LEAST_CONTEXT", 64)
+    needs = iter([2**60, 2**60, 1, 1])
+    monkeypatch.setattr("repotune.serve._bytes", lambda *args: next(needs))
+    events = []
+    with serve(run, port=0, token=TOKEN, emit=events.append) as running:
+        assert running.served.context == 128
+        status, answer = ask(running.served.address, "/v1/completions", {"prompt": "x = 1\n" * 99})
+    assert status == 400
+    assert "the context 128" in answer["error"]["message"]
+    assert any("128 tokens instead of 512" in e.message for e in events if isinstance(e, Notice))
 
 
 def test_the_base_stands_in_for_the_tuned_model(run):

@@ -203,6 +203,13 @@ class FineTuningConfig(BaseModel):
         description="On a GPU, take only operations that give the same bits each time, which is "
         "slower; on a CPU they always do.",
     )
+    memorisation_canaries: int = Field(
+        default=0,
+        ge=0,
+        le=300,
+        description="Put so many random comment lines into training files, each in 1, 4 or 16 "
+        "places, so that the evaluation can say what was memorised.",
+    )
     keep_vendored: bool = Field(
         default=False, description="Also learn from vendored and generated code."
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from repotune.durable import write_durably
-from repotune.errors import DoesNotFit, RunError, UsageError
+from repotune.errors import DoesNotFit, UsageError
 from repotune.events import (
     Emit,
     Notice,
@@ -31,19 +31,15 @@ from repotune.records import ExportFormat, HandOver, ModelRef, Proof, Quantisati
 from repotune.runs import RunFolder, find_run
 
 if TYPE_CHECKING:
-    import torch
-
     from repotune.export import MergedWeights
     from repotune.export.card import CardFacts
-    from repotune.export.passages import Passage
+    from repotune.stages import Reading
 
 DEFAULT_QUANTISATION: Final[Quantisation] = "q8_0"
 ONE_TENSOR_BYTES: Final = 10
 """A number of the largest tensor takes this while it is merged: as read, as fp32, as stored."""
 TEXTS_BYTES: Final = 50_000_000
 """Tokenizer, configuration and card: mostly a vocabulary, at most 20 MB twice."""
-SLACK: Final = 1.15
-"""Over the weights themselves: activations, logits, the libraries."""
 WEIGHTS, CHECK = "export", "check"
 READERS: Final[dict[ExportFormat, tuple[str, ...]]] = {
     "peft": ("peft", "transformers"),
@@ -65,6 +61,10 @@ class _Work:
 
     run: RunFolder
     job: Job
+    adapter: Path
+    """A folder in PEFT's format."""
+    step: int | None
+    """The checkpoint that the adapter is of; None: the one that the run exported."""
     merged: MergedWeights
     format: ExportFormat
     quantisation: Quantisation
@@ -86,54 +86,57 @@ class _Work:
 
 def export(
     run: str | Path, folder: str | Path, *, to: ExportFormat,
-    quantisation: Quantisation | None = None, emit: Emit = ignore,
+    quantisation: Quantisation | None = None, step: int | None = None, emit: Emit = ignore,
 ) -> HandOver:  # fmt: skip
     """Write the run's tuned model into ``folder``, which appears whole or not at all.
 
-    ``to`` says for whom, ``quantisation`` how a GGUF file stores the weights (None: q8_0). What was
-    written is read by the program that it is for, as far as that is installed, and compared with
-    our decoder. Raises UsageError for a folder that is taken or a combination that means nothing,
-    RunError if the run has no adapter yet, ModelError if its base model moved or changed, DiskFull
-    and DoesNotFit where there is no room, ExportError if the other side does not load the export
-    or computes something else.
+    ``to`` says for whom, ``quantisation`` how a GGUF file stores the weights (None: q8_0), ``step``
+    that the kept checkpoint of that step is taken in the adapter's place. What was written is read
+    by the program that it is for, as far as that is installed, and compared with our decoder.
+
+    Raises UsageError for a folder that is taken or a combination that means nothing, RunError if
+    the run has no such adapter, ModelError if its base model moved or changed, DiskFull and
+    DoesNotFit where there is no room, ExportError if the other side does not load the export or
+    computes something else.
     """
     from repotune.export import fresh
+    from repotune.stages import adapter_folder
 
     target = Path(folder).absolute()
     if quantisation is not None and to not in ("gguf", "ollama"):
         raise UsageError(f"--quantisation is for gguf and ollama; {to} has 16-bit weights.")
     fresh.refuse_taken(target)
     found = find_run(run, Path.cwd())
-    if not found.adapter.exists():
-        raise RunError(
-            f"{found.path} has no adapter yet: finish it with "
-            f"`repotune tune --resume {found.path}`."
-        )
+    found.refuse_no_adapter(step)
     with found.locked():
-        work = _prepare(found, to, quantisation or DEFAULT_QUANTISATION, target, emit)
-        fresh.refuse_no_room(target, _disk_bytes(work) + TEXTS_BYTES)
-        _refuse_no_memory(work)
-        with fresh.fresh_folder(target) as partial:
-            return _export(work, partial, target)
+        job = settle(found.state(), without_notices(emit))
+        with adapter_folder(found, job, step) as adapter:
+            work = _prepare(found, job, adapter, step, to, quantisation, target, emit)
+            fresh.refuse_no_room(target, _disk_bytes(work) + TEXTS_BYTES)
+            _refuse_no_memory(work)
+            with fresh.fresh_folder(target) as partial:
+                return _export(work, partial, target)
 
 
 def _prepare(
-    run: RunFolder, to: ExportFormat, quantisation: Quantisation, target: Path, emit: Emit
-) -> _Work:
+    run: RunFolder, job: Job, adapter: Path, step: int | None, to: ExportFormat,
+    quantisation: Quantisation | None, target: Path, emit: Emit,
+) -> _Work:  # fmt: skip
     from repotune.export import MergedWeights, adapter_shapes, find_program, read_adapter
     from repotune.tokens import gguf_metadata
 
     is_gguf = to in ("gguf", "ollama")
     quantiser = find_program() if is_gguf and quantisation == "q4_k_m" else None
-    job = settle(run.state(), without_notices(emit))
-    adapter = read_adapter(run.adapter, adapter_shapes(job.shape, job.lora), lora=job.lora)
+    matrices = read_adapter(adapter, adapter_shapes(job.shape, job.lora), lora=job.lora)
     path = Path(job.base.path)
     return _Work(
         run=run,
         job=job,
-        merged=MergedWeights(job.weights(), adapter, lora=job.lora),
+        adapter=adapter,
+        step=step,
+        merged=MergedWeights(job.weights(), matrices, lora=job.lora),
         format=to,
-        quantisation=quantisation,
+        quantisation=quantisation or DEFAULT_QUANTISATION,
         name=re.sub(r"[^a-z0-9._-]+", "-", target.absolute().name.lower()).strip("-.") or "tuned",
         tokenizer=(
             gguf_metadata(path, job.shape.vocab_size, add_fim=job.add_fim) if is_gguf else {}
@@ -145,12 +148,14 @@ def _prepare(
 
 def _export(work: _Work, partial: Path, target: Path) -> HandOver:
     from repotune.export import how_to_check
+    from repotune.stages import read_fixed_code, why_not_read
 
-    why_not, passages, dtype = how_to_check(*READERS[work.format]), None, None
+    why_not, reading = how_to_check(*READERS[work.format]), None
     if why_not is None:
-        passages, dtype, why_not = _read_by_us(work)
+        reading = read_fixed_code(work.job, work.adapter)
+        why_not = None if reading else why_not_read(work.job, "export again")
     _write(work, partial)
-    proof = _check(work, partial, passages, dtype) if passages and dtype else None
+    proof = _check(work, partial, reading) if reading else None
     unchecked = tuple(one for one in (why_not, NOT_ASKED.get(work.format)) if one is not None)
     _write_card(work, partial, proof, unchecked)
     return HandOver(
@@ -169,7 +174,7 @@ def _write(work: _Work, folder: Path) -> None:
 
     base = work.job.base
     if work.format == "peft":
-        for path in work.run.adapter.iterdir():
+        for path in work.adapter.iterdir():
             shutil.copyfile(path, folder / path.name)
         if work.job.tokenizer.added_ids:
             for name, data in hf_files(Path(base.path), add_fim=True).items():
@@ -207,40 +212,17 @@ def _counted(work: _Work) -> Callable[[int], None]:
     return wrote
 
 
-def _read_by_us(work: _Work) -> tuple[list[Passage] | None, torch.dtype | None, str | None]:
-    """The fixed code as our decoder reads it, in what precision; else why it cannot be had."""
-    import torch
-
-    from repotune.export import load_adapter, passage_ids, read_by_us
-    from repotune.model import Decoder
-
-    job = work.job
-    free, numbers = job.machine.ram_free_bytes, _numbers(work)
-    sizes = {torch.float32: 4, torch.bfloat16: 2}
-    dtype = next((d for d, size in sizes.items() if SLACK * size * numbers < free), None)
-    if dtype is None:
-        need = SLACK * 2 * numbers
-        why = (
-            f"nothing was compared, since that takes {need / 2**30:.1f} GiB of memory and "
-            f"{free / 2**30:.1f} GiB is free: close other programs and export again."
-        )
-        return None, None, why
-    decoder = Decoder(job.weights(), lora=job.lora, dtype=dtype)
-    load_adapter(work.run.adapter, decoder.lora_state(), lora=job.lora)
-    decoder.refresh()
-    return read_by_us(decoder, passage_ids(job.tokenizer)), dtype, None
-
-
-def _check(work: _Work, folder: Path, passages: list[Passage], dtype: torch.dtype) -> Proof:
+def _check(work: _Work, folder: Path, reading: Reading) -> Proof:
     """What the other side computes. Raises ExportError if that is something else."""
     from repotune.export import ask_llama_cpp, ask_transformers, refuse_drift, why_other_tokens
 
     work.emit(StageStarted(stage=CHECK))
+    passages, dtype = reading.passages, reading.dtype
     if work.is_gguf:
         with tempfile.TemporaryDirectory() as scratch:
             proof = ask_llama_cpp(
                 folder / work.file, passages, work.job.tokenizer, work.tokenizer,
-                quantisation=work.quantisation, scratch=Path(scratch),
+                quantisation=work.quantisation, dtype=dtype, scratch=Path(scratch),
             )  # fmt: skip
     elif work.format == "peft":
         base = Path(work.job.base.path)
@@ -274,6 +256,9 @@ def _card_facts(work: _Work) -> CardFacts:
     run, job = work.run, work.job
     base, fim = job.base, job.tokenizer.fim
     names = token_names(Path(base.path), add_fim=job.add_fim)
+    training = run.state().facts.get("training", {})
+    # Of another step than the exported one no figures are known.
+    is_judged = run.evaluation.exists() and work.step in (None, training.get("best_step"))
     shown = STARTER_HUB_ID if base.name == CPU_MODEL else base.name
     return CardFacts(
         name=work.name,
@@ -283,9 +268,9 @@ def _card_facts(work: _Work) -> CardFacts:
         format=work.format,
         quantisation=work.quantisation if work.is_gguf else None,
         lora=job.lora,
-        steps=run.state().facts.get("training", {}).get("steps"),
+        steps=work.step or training.get("steps"),
         corpus=read_summary(run.corpus) if run.corpus.exists() else None,
-        evaluation=read_evaluation(run.evaluation) if run.evaluation.exists() else None,
+        evaluation=read_evaluation(run.evaluation) if is_judged else None,
         fim=(names[fim.prefix_id], names[fim.suffix_id], names[fim.middle_id]) if fim else None,
         stops=tuple(names[number] for number in sorted(job.tokenizer.stop_ids)),
         command=_command(work, work.name),
@@ -327,18 +312,12 @@ def _command(work: _Work, folder: str) -> str:
             return f"vllm serve {place} --served-model-name {work.name}"
 
 
-def _numbers(work: _Work) -> int:
-    from repotune.model import tensor_shapes
-
-    return sum(prod(size) for size in tensor_shapes(work.job.shape).values())
-
-
 def _disk_bytes(work: _Work) -> int:
     """What the export takes at most while it is written."""
     from repotune.export import merged_bytes, model_bytes
 
     if work.format == "peft":
-        return sum(path.stat().st_size for path in work.run.adapter.iterdir())
+        return sum(path.stat().st_size for path in work.adapter.iterdir())
     if not work.is_gguf:
         return merged_bytes(work.job.shape)
     before = model_bytes(work.job.shape, "f16") if work.quantiser is not None else 0

@@ -31,10 +31,11 @@ SLOW_FP16 = "A processor emulates fp16, up to a hundred times slower than fp32"
 NOT_IN_FINGERPRINT = (
     "output_dir", "save_steps", "evaluate", "eval_max_tokens", "offline", "model", "rehearsal",
     "eval_steps", "early_stopping_patience", "allow_shorter_rows", "gradient_checkpointing",
-    "batch_size", "gradient_accumulation_steps", "fim_tokens",
+    "batch_size", "gradient_accumulation_steps", "fim_tokens", "memorisation_canaries",
 )  # fmt: skip
 """Settings that change no step: a run may be resumed where these differ. Of the batch's two only
-the product decides, which has a place of its own; fim_tokens shows in the rows."""
+the product decides, which has a place of its own; fim_tokens and memorisation_canaries show in the
+rows."""
 FINER_BUDGET = 0.99
 """Of the memory that the planner was asked about before, until it has nothing more to offer."""
 WORTH_A_TRY = 0.8

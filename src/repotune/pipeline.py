@@ -60,6 +60,10 @@ if TYPE_CHECKING:
     from repotune.planning import Target
 
 
+EDITOR_TOKENS = 4096
+"""Of a completion's prompt and answer: the context of `repotune serve`, where the model has it."""
+
+
 class Location(NamedTuple):
     """A cursor in a file: 1-based line and column; no column: the end of the line."""
 
@@ -207,12 +211,15 @@ def evaluate(
 
 
 def complete(
-    run: str | Path, location: Location, *, max_new_tokens: int = 48, emit: Emit = ignore
-) -> Completion:
+    run: str | Path, location: Location, *, suffix: str | None = None, step: int | None = None,
+    max_new_tokens: int = 48, emit: Emit = ignore,
+) -> Completion:  # fmt: skip
     """Complete the code at ``location`` by the base model and by the tuned one.
 
-    A relative path is seen from the current folder, then from the run's tree. Raises UsageError
-    if there is no such place, RunError if the run has no adapter yet.
+    A relative path is seen from the current folder, then from the run's tree. ``suffix`` goes in
+    the place of what the file has after the cursor, ``step`` says that the kept checkpoint of that
+    step is the tuned one. Raises UsageError if there is no such place, or a suffix for a model that
+    cannot fill in the middle; RunError if the run has no such adapter.
     """
     from repotune.corpus.decode import decode
     from repotune.evaluation import complete_at
@@ -227,7 +234,8 @@ def complete(
     decoded = decode(path.read_bytes())
     if decoded is None:
         raise UsageError(f"{location.path} is not text in a known encoding: give a source file.")
-    job, decoder = open_tuned(folder, emit)
+    job, decoder = open_tuned(folder, emit, step)
+    known = job.shape.max_position_embeddings
     return complete_at(
         decoder,
         job.tokenizer,
@@ -235,8 +243,9 @@ def complete(
         path=location.path.as_posix(),
         line=location.line,
         column=location.column,
+        suffix=suffix,
         max_new_tokens=max_new_tokens,
-        max_seq_length=job.config.max_seq_length,
+        max_seq_length=min(max(EDITOR_TOKENS, job.config.max_seq_length), known),
     )
 
 

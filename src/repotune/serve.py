@@ -6,22 +6,19 @@ good.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from repotune.durable import sync_folder, writing
-from repotune.errors import DoesNotFit, ExportError, RunError, UsageError
-from repotune.events import Emit, Notice, StageDone, StageProgress, StageStarted, ignore
+from repotune.errors import DoesNotFit, ExportError, UsageError
+from repotune.events import Emit, Notice, StageDone, StageStarted, ignore
 from repotune.job import Job, settle, without_notices
 from repotune.llama_cpp import LlamaServer, version
 from repotune.records import Quantisation, Served, Trial
@@ -29,20 +26,22 @@ from repotune.runs import RunFolder, find_run
 
 if TYPE_CHECKING:
     from repotune.serving import ServedModel
+    from repotune.stages import GgufFile
 
 Which: TypeAlias = Literal["tuned", "base", "both"]
 
 CONTEXT: Final = 4096
-"""Tokens at most, of prompt and answer: more than editors send around a cursor."""
+"""Tokens of prompt and answer that a request may have, if the memory allows it and the model knows
+as many; more if the run was trained on longer rows. Editors send less around a cursor."""
+LEAST_CONTEXT: Final = 1024
+"""With fewer an editor's prompt is mostly cut off."""
 SLOTS: Final = 2
 """Requests that are answered at a time: an editor hangs up on one and sends the next."""
 KV_BYTES: Final = 2
 """A number of a key or value is stored in fp16."""
 SLACK_BYTES: Final = 300_000_000
 """llama.cpp's own buffers, and a Python process for each model."""
-FILE_VERSION: Final = 1
-"""Raised whenever the same weights would give another GGUF file."""
-FILES, LOAD = "export", "load"
+LOAD: Final = "load"
 NAMES: Final[Mapping[Which, tuple[str, ...]]] = {
     "tuned": ("tuned",),
     "base": ("base",),
@@ -82,17 +81,20 @@ class Serving:
 
 @contextmanager
 def serve(
-    run: str | Path, *, which: Which = "tuned", port: int = 8012, token: str | None = None,
-    quantisation: Quantisation = "q8_0", write_config: Path | None = None,
+    run: str | Path, *, which: Which = "tuned", step: int | None = None, port: int = 8012,
+    token: str | None = None, quantisation: Quantisation = "q8_0", write_config: Path | None = None,
     emit: Emit = ignore,
 ) -> Iterator[Serving]:  # fmt: skip
     """Serve the run's tuned model, its base, or both; ready when the block is entered.
 
-    ``port`` 0 takes any that is free; ``token`` None makes a random one; ``write_config`` is a
-    folder for editors' settings. Raises UsageError for a port in use, a token that no header
-    carries or a folder with files of the user's, RunError if the run has no adapter yet,
-    ModelError if its base model moved or changed, DiskFull and DoesNotFit where there is no room,
-    ExportError if llama.cpp is not installed or does not serve.
+    ``step`` takes the kept checkpoint of that step in the adapter's place; ``port`` 0 takes any
+    that is free; ``token`` None makes a random one; ``write_config`` is a folder for editors'
+    settings.
+
+    Raises UsageError for a port in use, a token that no header carries or a folder with files of
+    the user's, RunError if the run has no such adapter, ModelError if its base model moved or
+    changed, DiskFull and DoesNotFit where there is no room, ExportError if llama.cpp is not
+    installed, computes something else than our decoder, or does not serve.
     """
     from repotune.serving import Door, editor_settings, refuse_others_files, write_settings
 
@@ -102,15 +104,14 @@ def serve(
     if version() is None:
         raise ExportError(f"llama.cpp, which serves the model, is not installed: run `{INSTALL}`.")
     found = find_run(run, Path.cwd())
-    if which != "base" and not found.adapter.exists():
-        raise RunError(
-            f"{found.path} has no adapter yet: finish it with `repotune tune --resume "
-            f"{found.path}`, or serve the base model with --base."
-        )
+    if which != "base":
+        found.refuse_no_adapter(step, ", or serve the base model with --base")
+    elif step is not None:
+        raise UsageError("--step says which tuned model, and --base serves none: give one of them.")
     with ExitStack() as stack:
         door = Door(port, token, emit)
         stack.callback(door.close)
-        files, models, processes = _start(found, which, quantisation, stack, emit)
+        files, models, processes = _start(found, which, step, quantisation, stack, emit)
         door.open(models)
         trials = tuple(_try(door.address, token, model) for model in models)
         settings = {}
@@ -125,7 +126,10 @@ def serve(
             write_settings(write_config, settings)
         served = Served(
             address=door.address, token=token, models=NAMES[which],
-            files={name: str(path) for name, path in files.items()},
+            files={name: str(file.path) for name, file in files.items()},
+            proofs={name: file.proof for name, file in files.items() if file.proof},
+            unchecked=tuple(file.why_not for file in files.values() if file.why_not),
+            context=models[0].context,
             trials=trials, settings=settings,
         )  # fmt: skip
         yield Serving(served, processes)
@@ -142,28 +146,28 @@ def _checked_token(token: str | None) -> str:
 
 
 def _start(
-    run: RunFolder, which: Which, quantisation: Quantisation, stack: ExitStack, emit: Emit
-) -> tuple[dict[str, Path], list[ServedModel], dict[str, LlamaServer]]:
+    run: RunFolder, which: Which, step: int | None, quantisation: Quantisation, stack: ExitStack,
+    emit: Emit,
+) -> tuple[dict[str, GgufFile], list[ServedModel], dict[str, LlamaServer]]:  # fmt: skip
     """The GGUF files, made where they are not there yet, each in a process of llama.cpp."""
     from repotune.serving import ServedModel, Upstream
     from repotune.tokens import gguf_metadata, load_tokenizer
     from repotune.tokens.gguf_metadata import CHAT_TEMPLATE
 
     job = settle(run.state(), without_notices(emit))
-    context = min(CONTEXT, job.shape.max_position_embeddings)
-    _refuse_no_memory(job, len(NAMES[which]), quantisation, context)
+    context = _context(job, len(NAMES[which]), quantisation, emit)
     base = Path(job.base.path)
     tokenizer = gguf_metadata(base, job.shape.vocab_size, add_fim=job.add_fim)
     with run.locked():
         files = {
-            name: _model_file(run, job, tokenizer, name == "tuned", quantisation, emit)
+            name: _file(run, job, tokenizer, name == "tuned", step, quantisation, emit)
             for name in NAMES[which]
         }
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
     processes, models = {}, []
-    for name, path in files.items():
+    for name, file in files.items():
         emit(StageStarted(stage=LOAD))
-        server = LlamaServer(path, context=context, slots=SLOTS, scratch=scratch)
+        server = LlamaServer(file.path, context=context, slots=SLOTS, scratch=scratch)
         processes[name] = stack.enter_context(server)
         # The base model itself was not taught the tokens that the run has added.
         reads = job.tokenizer if name == "tuned" else load_tokenizer(base)
@@ -179,94 +183,61 @@ def _start(
                 context=context,
             )
         )  # fmt: skip
-        emit(StageDone(stage=LOAD, summary=f"{name}: {path.name}"))
+        emit(StageDone(stage=LOAD, summary=f"{name}: {file.path.name}"))
     return files, models, processes
 
 
-def _refuse_no_memory(job: Job, models: int, quantisation: Quantisation, context: int) -> None:
-    """Raises DoesNotFit if weights, keys and values are more than the memory that is free."""
-    from repotune.export import model_bytes
+def _file(
+    run: RunFolder, job: Job, tokenizer: Mapping[str, Any], tuned: bool, step: int | None,
+    quantisation: Quantisation, emit: Emit,
+) -> GgufFile:  # fmt: skip
+    from repotune.stages import adapter_folder, gguf_file
 
-    shape = job.shape
-    per_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * KV_BYTES
-    kept = model_bytes(shape, quantisation) + per_token * context * SLOTS + SLACK_BYTES
-    need, free = models * kept, job.machine.ram_free_bytes
+    if not tuned:
+        return gguf_file(
+            run, job, tokenizer, kind="base", adapter=None, quantisation=quantisation, emit=emit
+        )
+    kind = "tuned" if step is None else f"step{step}"
+    with adapter_folder(run, job, step) as adapter:
+        return gguf_file(
+            run, job, tokenizer, kind=kind, adapter=adapter, quantisation=quantisation, emit=emit
+        )
+
+
+def _context(job: Job, models: int, quantisation: Quantisation, emit: Emit) -> int:
+    """Tokens of a request: as many as the model knows and the memory that is free allows.
+
+    Raises DoesNotFit if weights, keys and values do not fit into it with the least there is.
+    """
+    wanted = min(max(CONTEXT, job.config.max_seq_length), job.shape.max_position_embeddings)
+    free, context = job.machine.ram_free_bytes, wanted
+    while _bytes(job, models, quantisation, context) > free and context // 2 >= LEAST_CONTEXT:
+        context //= 2
+    need = _bytes(job, models, quantisation, context)
     if need > free:
         fewer = "" if quantisation == "q4_k_m" else ", or take fewer bits with --quantisation"
         raise DoesNotFit(
             f"Serving takes {need / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB is free: "
             f"close other programs{fewer}."
         )
+    if context < wanted:
+        emit(
+            Notice(
+                message=f"A request may have {context:,} tokens instead of {wanted:,}, since "
+                f"{free / 2**30:.1f} GiB of memory is free: close other programs for more."
+            )
+        )
+    return context
 
 
-def _model_file(
-    run: RunFolder, job: Job, tokenizer: Mapping[str, Any], tuned: bool,
-    quantisation: Quantisation, emit: Emit,
-) -> Path:  # fmt: skip
-    """The run's GGUF file, merged and quantised by the export's code unless it is there already."""
-    from repotune.export import (
-        MergedWeights,
-        adapter_shapes,
-        find_program,
-        model_bytes,
-        read_adapter,
-        write_quantised,
-    )
-    from repotune.export.fresh import refuse_no_room
+def _bytes(job: Job, models: int, quantisation: Quantisation, context: int) -> int:
+    """Of memory: each model's weights, and the keys and values of its slots."""
+    from repotune.export import model_bytes
 
-    folder = run.path / "serve"
-    kind = f"{'tuned' if tuned else 'base'}-{quantisation.upper()}"
-    path = folder / f"{kind}-{_digest(run, job, tokenizer, tuned)}.gguf"
-    if path.exists():
-        return path
-    program = find_program() if quantisation == "q4_k_m" else None
-    size = model_bytes(job.shape, quantisation)
-    by_way = model_bytes(job.shape, "f16") if program is not None else 0
-    refuse_no_room(folder, size + by_way, "take fewer bits with --quantisation")
-    adapter = (
-        read_adapter(run.adapter, adapter_shapes(job.shape, job.lora), lora=job.lora)
-        if tuned else {}
-    )  # fmt: skip
-    source = MergedWeights(job.weights(), adapter, lora=job.lora)
-    total, done = by_way or size, 0
-
-    def wrote(count: int) -> None:
-        nonlocal done
-        done += count
-        emit(StageProgress(stage=FILES, done=min(done, total)))
-
-    emit(StageStarted(stage=FILES, total=total, unit="bytes"))
-    with writing(folder, then="serve again"):
-        folder.mkdir(exist_ok=True)
-        for left in folder.glob(".partial-*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-            write_quantised(
-                Path(partial) / path.name, source, tokenizer, name=kind.lower(), licence=None,
-                quantisation=quantisation, program=program, wrote=wrote,
-            )  # fmt: skip
-            (Path(partial) / path.name).replace(path)
-        sync_folder(folder)
-    for old in folder.glob(f"{kind}-*.gguf"):
-        if old != path:
-            with suppress(OSError):  # Windows keeps a file that another server has open
-                old.unlink()
-    emit(StageDone(stage=FILES, summary=f"{path.name}, {size / 1e6:,.1f} MB"))
-    return path
-
-
-def _digest(run: RunFolder, job: Job, tokenizer: Mapping[str, Any], tuned: bool) -> str:
-    """Of all that the file is made of."""
-    from repotune.model import weights_id
-
-    made_of = hashlib.sha256()
-    facts = [FILE_VERSION, weights_id(job.base), tokenizer]
-    if tuned:
-        facts += [job.lora.scale]
-        for path in sorted(run.adapter.iterdir()):
-            made_of.update(path.name.encode() + path.read_bytes())
-    made_of.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    return made_of.hexdigest()[:16]
+    shape = job.shape
+    per_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * KV_BYTES
+    kept = model_bytes(shape, quantisation) + per_token * context * SLOTS + SLACK_BYTES
+    return models * kept
 
 
 def _try(address: str, token: str, model: ServedModel) -> Trial:

@@ -45,6 +45,7 @@ FLAGS = """
 --allow-shorter-rows --no-allow-shorter-rows
 --rehearsal --no-rehearsal
 --deterministic --no-deterministic
+--memorisation-canaries
 --keep-vendored --no-keep-vendored
 --offline --no-offline
 --json
@@ -73,7 +74,7 @@ def test_every_flag_gives_its_field_a_value_that_the_configuration_takes() -> No
         "--max-steps 7 --precision fp32 --seed 1 --heldout-share 0.2 --fim-rate 0.2 "
         "--fim-tokens add --no-gradient-checkpointing -o out --save-steps 5 --no-evaluate "
         "--eval-max-tokens 900 --eval-steps 20 --early-stopping-patience 5 --allow-shorter-rows "
-        "--no-rehearsal --deterministic --keep-vendored --offline"
+        "--no-rehearsal --deterministic --memorisation-canaries 3 --keep-vendored --offline"
     )
     context = command.make_context("tune", ["tree", *arguments.split()])
     values = {name: context.params[name] for name in FineTuningConfig.model_fields}
@@ -111,6 +112,7 @@ def test_every_flag_gives_its_field_a_value_that_the_configuration_takes() -> No
         allow_shorter_rows=True,
         rehearsal=False,
         deterministic=True,
+        memorisation_canaries=3,
         keep_vendored=True,
         offline=True,
     )

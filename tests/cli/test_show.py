@@ -207,6 +207,7 @@ def test_a_hand_over_shows_the_proof_and_what_was_not_proved() -> None:
         proof=Proof(
             by="llama.cpp (xllamacpp 1)", positions=125, drift=0.0894, drift_bound=0.2,
             same_token=0.976, nats=0.7818, their_nats=0.7832, loss_bound=0.04,
+            adapter_share=1.02,
         ),
         unchecked=("ollama itself did not read it.",),
         command="ollama create out -f out/Modelfile",
@@ -226,10 +227,13 @@ def test_what_is_served_shows_the_gap_filled_and_ends_with_the_address():
     served = Served(
         address="http://127.0.0.1:8012", token="secret-token", models=("tuned",),
         files={"tuned": "/runs/a/serve/x.gguf"}, trials=(trial,),
-        settings={"neovim/minuet.lua": "-- one\nreturn 2\n"},
+        settings={"neovim/minuet.lua": "-- one\nreturn 2\n"}, proofs={}, context=4096,
+        unchecked=("nothing was compared.",),
     )  # fmt: skip
     lines = served_text(served).splitlines()
     assert "           a = |1|" in lines
     assert lines[lines.index("neovim/minuet.lua") + 1] == "    -- one"
     assert "Token      secret-token" in lines
+    assert "Models     tuned, 4,096 tokens of prompt and answer" in lines
+    assert "Unchecked  nothing was compared." in lines
     assert lines[-1].startswith("Ready      http://127.0.0.1:8012 ")

@@ -25,7 +25,7 @@ STDLIB = Path(sysconfig.get_path("stdlib"))
 
 def build(root, folder, **changes):
     settings = {"heldout_share": 0.2, "seed": 0, "keep_vendored": False, "exclude": ()}
-    return build_corpus(root, folder, emit=ignore, **{**settings, **changes})
+    return build_corpus(root, folder, emit=ignore, **{"canaries": 0, **settings, **changes})
 
 
 def programs(count):
@@ -222,7 +222,7 @@ def test_files_that_change_while_they_are_read_are_only_left_out(tmp_path) -> No
                 (tree / "src/m03.py").symlink_to("/dev/zero")
 
     settings = {"heldout_share": 0.2, "seed": 0, "keep_vendored": False, "exclude": ()}
-    build_corpus(tree, tmp_path / "corpus", emit=emit, **settings)
+    build_corpus(tree, tmp_path / "corpus", canaries=0, emit=emit, **settings)
     reasons = [one.reason for one in read_manifest(tmp_path / "corpus")]
     if os.name == "posix":
         assert reasons[:4] == ["vanished", "too large", "not a regular file", "unreadable"]
@@ -236,7 +236,7 @@ def test_the_stage_says_how_far_it_is_and_what_came_out(tmp_path) -> None:
     )
     write(tree, {"a.png": b"\x89PNG", "b.png": b"\x89PNG"})
     settings = {"heldout_share": 0.1, "seed": 0, "keep_vendored": False, "exclude": ()}
-    build_corpus(tree, tmp_path / "corpus", emit=events.append, **settings)
+    build_corpus(tree, tmp_path / "corpus", canaries=0, emit=events.append, **settings)
     assert events[0] == StageStarted(stage="corpus", total=152, unit="files")
     done = [event.done for event in events if isinstance(event, StageProgress)]
     assert done == sorted(done)
@@ -256,7 +256,7 @@ def test_an_interruption_leaves_nothing(tmp_path) -> None:
     tree = write(tmp_path / "tree", programs(3))
     threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        build_corpus(tree, tmp_path / "corpus", emit=emit, **settings)
+        build_corpus(tree, tmp_path / "corpus", canaries=0, emit=emit, **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
     assert threading.active_count() == threads
 

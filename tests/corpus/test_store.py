@@ -39,7 +39,7 @@ SUMMARY = CorpusSummary(
 
 def test_what_is_written_is_read_again(tmp_path) -> None:
     folder = tmp_path / "run" / "corpus"
-    write_corpus(folder, LINES, DOCUMENTS, SUMMARY)
+    write_corpus(folder, LINES, DOCUMENTS, SUMMARY, [])
     assert read_documents(folder) == DOCUMENTS
     assert read_documents(folder, "heldout") == DOCUMENTS[3::10]
     assert len(read_documents(folder, "train")) == 540
@@ -52,7 +52,7 @@ def test_what_is_written_is_read_again(tmp_path) -> None:
 
 
 def test_others_read_the_files_in_pieces(tmp_path) -> None:
-    write_corpus(tmp_path / "corpus", LINES, DOCUMENTS, SUMMARY)
+    write_corpus(tmp_path / "corpus", LINES, DOCUMENTS, SUMMARY, [])
     with pq.ParquetFile(tmp_path / "corpus" / "documents.parquet") as file:
         assert file.num_row_groups == 3
         assert file.schema_arrow.names[:3] == ["path", "language", "text"]
@@ -62,7 +62,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path) -> None:
     folder = tmp_path / "corpus"
     partial_of(folder).mkdir()
     (partial_of(folder) / "rest").write_text("x")
-    write_corpus(folder, LINES, DOCUMENTS, SUMMARY)
+    write_corpus(folder, LINES, DOCUMENTS, SUMMARY, [])
     assert len(list(folder.iterdir())) == 3
 
 
@@ -79,14 +79,14 @@ def test_a_disk_that_refuses_is_one_sentence_and_leaves_nothing(
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(kind, match=r"corpus cannot be written.*--resume"):
-        write_corpus(tmp_path / "corpus", LINES, DOCUMENTS, SUMMARY)
+        write_corpus(tmp_path / "corpus", LINES, DOCUMENTS, SUMMARY, [])
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["documents.parquet", "manifest.parquet", "summary.json"])
 def test_a_file_that_is_damaged_or_missing_is_named(name, tmp_path) -> None:
     folder = tmp_path / "corpus"
-    write_corpus(folder, LINES, DOCUMENTS, SUMMARY)
+    write_corpus(folder, LINES, DOCUMENTS, SUMMARY, [])
     path = folder / name
     whole = path.read_bytes()
     read = {"d": read_documents, "m": read_manifest, "s": read_summary}[name[0]]

@@ -1,5 +1,6 @@
 """Next lines and completions at a place, by models of which every next token is known."""
 
+import numpy as np
 import pytest
 
 from repotune.errors import UsageError
@@ -77,10 +78,10 @@ def test_gaps_are_filled_until_the_model_says_that_this_is_all(tmp_path):
 TEXT = "import os\nname = value\n\nlast\n"
 
 
-def complete(decoder, tokenizer, line, column=None, *, text=TEXT, limit=8):
+def complete(decoder, tokenizer, line, column=None, *, text=TEXT, limit=8, suffix=None):
     return complete_at(
-        decoder, tokenizer, text, path="a.py", line=line, column=column, max_new_tokens=limit,
-        max_seq_length=64,
+        decoder, tokenizer, text, path="a.py", line=line, column=column, suffix=suffix,
+        max_new_tokens=limit, max_seq_length=64,
     )  # fmt: skip
 
 
@@ -112,6 +113,33 @@ def test_a_model_that_fills_in_sees_what_stands_after_the_truth(tmp_path):
     assert (one.base, one.tuned) == ("c", "")
     # nothing but white space after the truth: left to right
     assert complete(decoder, tokenizer, 2, 7, text="a\nname = value\n").base == "x" * 8
+
+
+def test_a_suffix_given_by_hand_goes_before_what_the_file_has(tmp_path, decoder, tokenizer):
+    fills_in = make_tokenizer(tmp_path / "tokenizer", fim=True)
+    table = {**chain("cc", "dd", "=x", "xx"), FIM[2]: C, C: EOS, D: EOS}
+    writer = Bigrams(base=table, tuned={FIM[2]: BYTES + ord("d")}).decoder(tmp_path / "model")
+    one = complete(writer, fills_in, 2, 7, text="a\nname = value\n", suffix="\nlast\n")
+    assert (one.base, one.truth) == ("c", "")
+    assert complete(writer, fills_in, 2, 7, suffix=" \n").base == "x" * 8  # as at a file's end
+    with pytest.raises(UsageError, match="no tokens for fill in the middle"):
+        complete(decoder, tokenizer, 2, 7, suffix="\n")
+
+
+def test_as_many_lines_are_seen_as_an_editor_sends(tmp_path, monkeypatch):
+    tokenizer, seen = make_tokenizer(tmp_path, fim=True), []
+
+    def prompt(_, before, after, *, limit):
+        seen.append((before, after))
+        return np.zeros(0, np.int64)
+
+    monkeypatch.setattr("repotune.evaluation.completions.fitted_prompt", prompt)
+    text = "".join(f"line {number}\n" for number in range(1000))
+    with pytest.raises(UsageError, match="nothing before"):
+        complete(None, tokenizer, 500, text=text, limit=0)
+    before, after = seen[0]
+    assert (before.count("\n"), before[-8:]) == (255, "line 499")
+    assert (after.count("\n"), after[-9:]) == (64, "line 562\n")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ FACTS = CardFacts(
     fim=("▁<PRE>", "▁<SUF>", "▁<MID>"), stops=("</s>", "▁<EOT>"), command="llama-server -m x",
     proof=Proof(
         by="llama.cpp", positions=125, drift=0.25, drift_bound=0.6, same_token=0.9, nats=0.78,
-        their_nats=0.8, loss_bound=0.15,
+        their_nats=0.8, loss_bound=0.15, adapter_share=1.02,
     ),
     unchecked=("ollama itself did not read it.",),
 )  # fmt: skip

@@ -53,8 +53,9 @@ def proof(base, decoder, path, quantisation, scratch):
     passages = read_by_us(decoder, passage_ids(tokenizer))
     said = gguf_metadata(path_of(base), decoder.shape.vocab_size)
     return ask_llama_cpp(
-        path, passages, tokenizer, said, quantisation=quantisation, scratch=scratch
-    )
+        path, passages, tokenizer, said, quantisation=quantisation, dtype=torch.float32,
+        scratch=scratch,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -18,6 +18,7 @@ from repotune.export import (
     refuse_drift,
     why_other_tokens,
     write_merged,
+    write_quantised,
 )
 from repotune.export import proof as proof_module
 from repotune.export import write_model as write_gguf_model
@@ -46,7 +47,10 @@ def gguf_proof(path, source, folder, tokenizer, passages):
     write_gguf_model(
         path, source, said, name="tiny", licence=None, quantisation="f16", wrote=lambda count: None
     )
-    return ask_llama_cpp(path, passages, tokenizer, said, quantisation="f16", scratch=path.parent)
+    return ask_llama_cpp(
+        path, passages, tokenizer, said, quantisation="f16", dtype=torch.float32,
+        scratch=path.parent,
+    )  # fmt: skip
 
 
 def test_an_adapter_is_read_by_peft(model, tmp_path):
@@ -82,6 +86,30 @@ def test_rows_in_the_wrong_order_are_not_handed_over(model, tmp_path, monkeypatc
     assert found.drift > 10 * found.drift_bound
     with pytest.raises(ExportError):
         refuse_drift(found)
+
+
+def test_a_weak_adapter_that_is_lost_among_few_bits_is_not_handed_over(model, tmp_path):
+    """Four bits drift as far as the adapter reaches: the distance alone says nothing."""
+    base, tokenizer, decoder, _ = model
+    weak = adapted(base, wide=0.02)
+    passages, folder = read_by_us(weak, passage_ids(tokenizer)), tmp_path.joinpath(base.path)
+    said = gguf_metadata(folder, decoder.shape.vocab_size)
+    found = {}
+    for name, adapter in {"with": weak.lora_state(), "without": {}}.items():
+        source = MergedWeights(open_weights(base), adapter, scale=weak.lora.scale)
+        path = tmp_path / f"{name}.gguf"
+        write_quantised(
+            path, source, said, name=name, licence=None, quantisation="q4_k_m", program=None,
+            wrote=lambda count: None,
+        )  # fmt: skip
+        found[name] = ask_llama_cpp(
+            path, passages, tokenizer, said, quantisation="q4_k_m", dtype=torch.float32,
+            scratch=tmp_path,
+        )  # fmt: skip
+    refuse_drift(found["with"])
+    assert found["without"].drift <= found["without"].drift_bound
+    with pytest.raises(ExportError, match=r"llama\.cpp .* finds -?\d+% of what the adapter"):
+        refuse_drift(found["without"])
 
 
 def test_not_a_number_is_a_drift(model, tmp_path):
@@ -127,7 +155,7 @@ def test_llama_cpp_reads_text_as_the_tokens_of_training(family, tmp_path):
         with pytest.raises(ExportError, match=r"llama\.cpp reads 'def read_settings.*other tokens"):
             ask_llama_cpp(
                 tmp_path / "broken.gguf", passages, tokenizer, said, quantisation="f16",
-                scratch=tmp_path,
+                dtype=torch.float32, scratch=tmp_path,
             )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from repotune.errors import ModelError
 from repotune.model import resolve_model, weights_id
@@ -180,14 +181,24 @@ def test_what_is_no_model_is_refused(tmp_path, folder):
         resolve(folder)
 
 
-def test_another_tuning_of_one_model_is_not_the_same_weights(folder):
-    before = resolve(folder)
-    first = weights_id(before)
+def test_another_tuning_of_one_model_has_another_digest(folder):
+    """Names, sizes and configuration stay; the numbers do not."""
+    before = resolve(folder).digest
+    path = next(folder.glob("*.safetensors"))
+    content = path.read_bytes()
+    tensors = {name: tensor * 1.01 for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert path.stat().st_size == len(content)
+    assert resolve(folder).digest != before
+    path.write_bytes(content)
+    assert resolve(folder).digest == before
+
+
+def test_one_other_bit_is_not_the_same_weights(folder):
+    first = weights_id(resolve(folder))
     assert weights_id(resolve(folder)) == first
     path = next(folder.glob("*.safetensors"))
     content, times = path.read_bytes(), path.stat()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
-    after = resolve(folder)
-    assert after.digest == before.digest  # names, sizes and configuration are the same
-    assert weights_id(after) != first
+    assert weights_id(resolve(folder)) != first

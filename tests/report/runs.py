@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from repotune.evaluation.verdict import judge
 from repotune.records import (
+    CanaryFigures,
     Compared,
     Completion,
     CorpusSummary,
@@ -13,6 +14,7 @@ from repotune.records import (
     Interval,
     LibraryFigures,
     LineGroup,
+    Memorisation,
     TaskFigures,
 )
 from repotune.report import Contents, LanguageTally, parse_metrics
@@ -86,6 +88,12 @@ _JUDGED = Evaluation(
             ),
         ),
         not_measured=("HumanEval's infilling was left out.",),
+    ),
+    memorisation=Memorisation(
+        controls=40, p_value=0.00125, memorised=True,
+        figures=(
+            CanaryFigures(repeats=16, canaries=40, exposure=4.7, p_value=0.00125, extracted=3),
+        ),
     ),
 )  # fmt: skip
 EVALUATION = replace(_JUDGED, judgement=judge(_JUDGED))

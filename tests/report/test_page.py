@@ -141,6 +141,16 @@ def test_figures_of_gaps_and_groups_and_what_got_worse_are_shown():
     assert "써낸 줄은 확실히 나빠졌습니다: 빈칸을 정확히 채움" in words
 
 
+def test_what_was_memorised_is_said_in_the_verdict_and_shown():
+    _, page = read(to_html(RUN, "en"))
+    assert "It has memorised some of what it was trained on" in page
+    assert "than 40 controls that were not (p = 0.0013)" in page
+    assert "16×" in page
+    _, korean = read(to_html(RUN, "ko"))
+    assert "학습한 내용 일부를 외웠습니다" in korean
+    assert "대조군 40개" in korean
+
+
 def test_what_is_not_sure_is_said():
     nothing = {"exact_match": Interval(value=0.0, low=0.0, high=0.0)}
     evaluation = judged(line_differences=nothing, infill={})

@@ -6,6 +6,7 @@ import socket
 import threading
 from dataclasses import replace
 
+import openai
 import pytest
 
 from repotune.errors import UsageError
@@ -136,6 +137,16 @@ def test_a_stream_is_passed_on_without_llama_cpps_progress(door):
     assert events[-1] == "data: [DONE]"
     texts = [json.loads(one[6:])["choices"][0]["text"] for one in events[:-1]]
     assert texts == ["one", " two", ""]
+
+
+def test_openais_client_chats_at_once_and_in_a_stream(door):
+    asked = {"model": "tuned", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    with openai.OpenAI(base_url=f"{door.address}/v1", api_key=TOKEN) as client:
+        whole = client.chat.completions.create(**asked)
+        assert whole.choices[0].message.content == "one two"
+        with client.chat.completions.create(**asked, stream=True) as stream:
+            pieces = [piece.choices[0].delta.content for piece in stream]
+    assert "".join(piece or "" for piece in pieces) == "one two"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from repotune.cli.options import json_option
+from repotune.cli.options import json_option, step_option
 from repotune.cli.progress import show_progress
 from repotune.cli.show import completion_text, print_json
 from repotune.errors import UsageError
@@ -36,7 +36,8 @@ def parse_location(text: str) -> tuple[Path, int, int | None]:
     "complete",
     help="Complete the code at FILE:LINE[:COLUMN], by the base model and by the tuned one.\n\n"
     "RUN is a run's folder, or its name. Lines and columns are counted from 1; the cursor "
-    "stands before the column, or at the end of the line without one.",
+    "stands before the column, or at the end of the line without one. The models see as much "
+    "code around it as an editor sends.",
     short_help="Complete the code at one cursor, base against tuned.",
 )
 @click.argument("run")
@@ -45,8 +46,16 @@ def parse_location(text: str) -> tuple[Path, int, int | None]:
     "--max-new-tokens", type=click.IntRange(min=1), default=48, show_default=True,
     help="Tokens to write at most.",
 )  # fmt: skip
+@click.option(
+    "--suffix", metavar="TEXT",
+    help="The code after the cursor, in the place of what the file has there.",
+)  # fmt: skip
+@step_option
 @json_option
-def command(run: str, location: str, max_new_tokens: int, as_json: bool) -> int:
+def command(
+    run: str, location: str, max_new_tokens: int, suffix: str | None, step: int | None,
+    as_json: bool,
+) -> int:  # fmt: skip
     """Complete and show both texts."""
     path, line, column = parse_location(location)
 
@@ -56,6 +65,8 @@ def command(run: str, location: str, max_new_tokens: int, as_json: bool) -> int:
         completion = pipeline.complete(
             run,
             pipeline.Location(path, line, column),
+            suffix=suffix,
+            step=step,
             max_new_tokens=max_new_tokens,
             emit=emit,
         )

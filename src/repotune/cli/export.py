@@ -8,7 +8,7 @@ from typing import get_args
 
 import click
 
-from repotune.cli.options import json_option
+from repotune.cli.options import json_option, step_option
 from repotune.cli.progress import show_progress
 from repotune.cli.show import handover_text, print_json
 from repotune.records import ExportFormat, Quantisation
@@ -33,15 +33,17 @@ from repotune.records import ExportFormat, Quantisation
     "--quantisation", type=click.Choice(get_args(Quantisation)),
     help="How gguf and ollama store the weights.  [default: q8_0]",
 )  # fmt: skip
+@step_option
 @json_option
 def command(
-    run: str, to: ExportFormat, folder: Path, quantisation: Quantisation | None, as_json: bool
-) -> int:
+    run: str, to: ExportFormat, folder: Path, quantisation: Quantisation | None, step: int | None,
+    as_json: bool,
+) -> int:  # fmt: skip
     """Export and show what was written and how it was proved."""
     from repotune import handover
 
     with show_progress() as emit:
-        done = handover.export(run, folder, to=to, quantisation=quantisation, emit=emit)
+        done = handover.export(run, folder, to=to, quantisation=quantisation, step=step, emit=emit)
     if as_json:
         print_json({"run": run, **asdict(done)})
     else:

@@ -15,6 +15,11 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, also for an error."
 )
 
+step_option = click.option(
+    "--step", type=click.IntRange(min=1), metavar="N",
+    help="Take the checkpoint of step N, as `repotune runs` lists them, in the adapter's place.",
+)  # fmt: skip
+
 
 def config_options(command: AnyCommand) -> AnyCommand:
     """Add a flag for each field of FineTuningConfig; a flag that was not given is None."""

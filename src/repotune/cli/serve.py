@@ -10,7 +10,7 @@ from typing import get_args
 
 import click
 
-from repotune.cli.options import json_option
+from repotune.cli.options import json_option, step_option
 from repotune.cli.progress import show_progress
 from repotune.cli.show import print_json, served_text
 from repotune.errors import UsageError
@@ -34,6 +34,7 @@ from repotune.records import Quantisation
 )  # fmt: skip
 @click.option("--ab", is_flag=True, help="Serve two models: tuned and base.")
 @click.option("--base", is_flag=True, help="Serve the base model in the tuned one's place.")
+@step_option
 @click.option(
     "--token", envvar="REPOTUNE_TOKEN", show_envvar=True,
     help="What clients must send; a random one by default. Give one to keep editors' settings "
@@ -49,8 +50,8 @@ from repotune.records import Quantisation
 )  # fmt: skip
 @json_option
 def command(
-    run: str, port: int, ab: bool, base: bool, token: str | None, write_config: Path | None,
-    quantisation: Quantisation, as_json: bool,
+    run: str, port: int, ab: bool, base: bool, step: int | None, token: str | None,
+    write_config: Path | None, quantisation: Quantisation, as_json: bool,
 ) -> int:  # fmt: skip
     """Serve until Ctrl-C."""
     if ab and base:
@@ -65,9 +66,9 @@ def command(
             with show_progress() as emit:  # a bar would be drawn over what is printed below
                 running = stack.enter_context(
                     serve.serve(
-                        run, which="both" if ab else "base" if base else "tuned", port=port,
-                        token=token, quantisation=quantisation, write_config=write_config,
-                        emit=emit,
+                        run, which="both" if ab else "base" if base else "tuned", step=step,
+                        port=port, token=token, quantisation=quantisation,
+                        write_config=write_config, emit=emit,
                     )
                 )  # fmt: skip
             try:

@@ -17,7 +17,9 @@ from repotune.records import (
     Forgetting,
     GroupFigures,
     HandOver,
+    Memorisation,
     Outcome,
+    Proof,
     RunResult,
     Served,
 )
@@ -147,6 +149,8 @@ def evaluation_text(evaluation: Evaluation) -> str:
     if evaluation.infill:
         lines.append(infill_text(evaluation.infill))
     lines += forgetting_lines(evaluation.forgetting) if evaluation.forgetting else []
+    if evaluation.memorisation is not None:
+        lines += memorisation_lines(evaluation.memorisation)
     lines += [f"By {one.by} {group_text(one)}" for one in shown_groups(evaluation)]
     lines += [completion_text(one) for one in evaluation.completions[:1]]
     if evaluation.judgement:
@@ -186,6 +190,19 @@ def infill_text(infill: Mapping[str, Compared]) -> str:
     )
 
 
+def memorisation_lines(found: Memorisation) -> list[str]:
+    """The canaries by how often they were put in, against the controls."""
+    lines = [
+        f"Memorised  {'yes' if found.memorised else 'not seen'}: canaries against "
+        f"{found.controls} controls, p = {found.p_value:.2g}"
+    ]
+    return lines + [
+        f"           put in {one.repeats}×: {one.canaries} canaries, exposure {one.exposure:.1f} "
+        f"bits (chance 1.4), p = {one.p_value:.2g}, {one.extracted} written out"
+        for one in found.figures
+    ]
+
+
 def shown_groups(evaluation: Evaluation) -> list[GroupFigures]:
     """The largest few of each kind; none of a kind that has only one, which is all files."""
     groups = evaluation.groups
@@ -214,6 +231,8 @@ def completion_text(completion: Completion) -> str:
         "truth": completion.truth,
     }
     lines = [f"At {completion.path}:{completion.line}"]
+    if not completion.truth:  # after a suffix of the user's nobody knows it
+        del parts["truth"]
     for label, text in parts.items():
         body = text.strip("\n").split("\n")
         lines += [f"{label if i == 0 else '':>6} | {line}" for i, line in enumerate(body)]
@@ -225,20 +244,28 @@ def handover_text(done: HandOver) -> str:
     lines = [f"Folder     {done.folder}"]
     lines += [f"           {size / 1e6:10,.1f} MB  {name}" for name, size in done.files.items()]
     if done.proof is not None:
-        proof = done.proof
-        lines.append(
-            f"Proved by  {proof.by}: logits differ by {proof.drift:.2%} (bound "
-            f"{proof.drift_bound:.0%}), same token at {proof.same_token:.1%} of {proof.positions} "
-            f"positions, {proof.their_nats:.4f} for {proof.nats:.4f} nats a token"
-        )
+        lines.append(f"Proved by  {proof_text(done.proof)}")
     lines += [f"Unchecked  {sentence}" for sentence in done.unchecked]
     lines.append(f"Use it     {done.command}")
     return "\n".join(lines)
 
 
+def proof_text(proof: Proof) -> str:
+    """Who read it, and how near that is to our decoder."""
+    share = proof.adapter_share
+    has = "" if share is None else f", with {share:.0%} of what the adapter changes"
+    return (
+        f"{proof.by}: logits differ by {proof.drift:.2%} (bound {proof.drift_bound:.0%}), same "
+        f"token at {proof.same_token:.1%} of {proof.positions} positions, "
+        f"{proof.their_nats:.4f} for {proof.nats:.4f} nats a token{has}"
+    )
+
+
 def served_text(served: Served) -> str:
     """The address, what the first request was answered, and the settings for editors."""
     lines = [f"Files      {name}: {path}" for name, path in served.files.items()]
+    lines += [f"Proved by  {name}: {proof_text(proof)}" for name, proof in served.proofs.items()]
+    lines += [f"Unchecked  {sentence}" for sentence in served.unchecked]
     for trial in served.trials:
         lines.append(f"Tried      {trial.model} answered in {trial.seconds:.1f} s, at |:")
         marked = f"{trial.prefix}|{trial.answer}|{trial.suffix or ''}"
@@ -248,7 +275,7 @@ def served_text(served: Served) -> str:
     lines += [
         "",
         f"Token      {served.token}",
-        f"Models     {', '.join(served.models)}",
+        f"Models     {', '.join(served.models)}, {served.context:,} tokens of prompt and answer",
         f"Ready      {served.address}  (Ctrl-C stops it)",
     ]
     return "\n".join(lines)
@@ -258,7 +285,7 @@ def runs_text(infos: Sequence[RunInfo], folder: Path) -> str:
     """A table of runs, one line each."""
     if not infos:
         return f"No runs in {folder}: `repotune tune PATH` makes one."
-    header = ("RUN", "STATUS", "CREATED (UTC)", "MODEL", "STEPS", "BITS PER BYTE", "TREE")
+    header = ("RUN", "STATUS", "CREATED (UTC)", "MODEL", "STEPS", "KEPT", "BITS PER BYTE", "TREE")
     rows = [header, *(_run_row(info) for info in infos)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     return "\n".join(
@@ -272,9 +299,9 @@ def _gib(count: int | None) -> float | None:
 
 
 def _run_row(info: RunInfo) -> tuple[str, ...]:
-    state = info.state
+    state, kept = info.state, ",".join(map(str, info.kept_steps))
     if state is None:
-        return (info.name, info.status, "", "", "", "", "")
+        return (info.name, info.status, "", "", "", kept, "", "")
     figures = state.facts.get("heldout_bits_per_byte")
     return (
         info.name,
@@ -282,6 +309,7 @@ def _run_row(info: RunInfo) -> tuple[str, ...]:
         state.created[:16].replace("T", " "),
         str(state.facts.get("model", state.model)),
         str(state.facts.get("training", {}).get("steps", "")),
+        kept,
         f"{figures['base']:.3f} -> {figures['tuned']:.3f}" if figures else "",
         state.tree,
     )

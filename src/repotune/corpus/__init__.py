@@ -6,6 +6,13 @@ why, is in the manifest that lies beside the documents.
 
 from repotune.corpus.build import build_corpus
 from repotune.corpus.duplicates import repeated
-from repotune.corpus.store import read_documents, read_manifest, read_summary
+from repotune.corpus.store import read_canaries, read_documents, read_manifest, read_summary
 
-__all__ = ["build_corpus", "read_documents", "read_manifest", "read_summary", "repeated"]
+__all__ = [
+    "build_corpus",
+    "read_canaries",
+    "read_documents",
+    "read_manifest",
+    "read_summary",
+    "repeated",
+]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from repotune.corpus.canaries import plant
 from repotune.corpus.examine import Examined, examine, passed_over
 from repotune.corpus.manifest import FileLine
 from repotune.corpus.secrets import replace_values
@@ -18,7 +19,7 @@ from repotune.corpus.store import partial_of, write_corpus
 from repotune.corpus.walk import walk
 from repotune.errors import CorpusError
 from repotune.events import Emit, StageDone, StageProgress, StageStarted
-from repotune.records import CorpusSummary, Document
+from repotune.records import Canary, CorpusSummary, Document
 
 VERSION = 1
 """Raised when the same tree gives other documents or other splits."""
@@ -39,13 +40,15 @@ def build_corpus(
     seed: int,
     keep_vendored: bool,
     exclude: tuple[Path, ...],
+    canaries: int,
     emit: Emit,
 ) -> CorpusSummary:
     """Read the tree ``root`` and write what is worth learning from to ``folder``.
 
     ``folder`` must not exist; it appears at the end, whole. ``heldout_share`` of the files, from 0
     to 1, is kept from training, chosen by ``seed``; a file and its near-duplicates are on one
-    side. ``exclude`` names folders and files that are passed over.
+    side. ``exclude`` names folders and files that are passed over. So many random lines as
+    ``canaries`` says are put into training files, see ``canaries.py``.
     Raises CorpusError if the tree cannot be read or holds nothing to learn from or to hold out,
     DiskFull or RunError if ``folder`` cannot be written.
     """
@@ -67,9 +70,12 @@ def build_corpus(
     _refuse_nothing(root, files)
     _split(files, heldout_share, seed)
     documents = [_document(one, values) for one in files if one.text is not None]
+    planted: list[Canary] = []
+    if canaries:
+        documents, planted = plant(documents, canaries, seed=seed)
     lines = [replace(one.line, path=_without(values, one.line.path)) for one in files]
     summary = _summarise(files, documents)
-    write_corpus(folder, lines, documents, summary)
+    write_corpus(folder, lines, documents, summary, planted)
     emit(StageProgress(stage=_STAGE, done=len(found)))
     emit(StageDone(stage=_STAGE, summary=_phrase(summary)))
     return summary

@@ -1,4 +1,7 @@
-"""The corpus on disk: two Parquet files and a summary. The only file that knows Parquet."""
+"""The corpus on disk: two Parquet files, a summary, and canaries where they were asked for.
+
+The only file that knows Parquet.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,12 @@ import pyarrow.parquet as pq
 from repotune.corpus.manifest import FileLine
 from repotune.durable import sync_file, sync_folder, write_durably, writing
 from repotune.errors import RunError
-from repotune.records import CorpusSummary, Document, Split
+from repotune.records import Canary, CorpusSummary, Document, Split
 
 MANIFEST = "manifest.parquet"
 DOCUMENTS = "documents.parquet"
 SUMMARY = "summary.json"
+CANARIES = "canaries.json"
 
 _MANIFEST_SCHEMA = pa.schema(
     [
@@ -65,8 +69,9 @@ def write_corpus(
     lines: Sequence[FileLine],
     documents: Sequence[Document],
     summary: CorpusSummary,
+    canaries: Sequence[Canary],
 ) -> None:
-    """Write the three files and make ``folder`` of them by one rename; it must not exist yet.
+    """Write the files and make ``folder`` of them by one rename; it must not exist yet.
 
     Raises DiskFull or RunError if the disk does not take them; then nothing is left of them.
     """
@@ -80,6 +85,9 @@ def write_corpus(
             _write_table(partial / DOCUMENTS, _DOCUMENTS_SCHEMA, documents, _DOCUMENTS_AT_ONCE)
             text = json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n"
             write_durably(partial / SUMMARY, text.encode())
+            if canaries:
+                text = json.dumps([asdict(one) for one in canaries], indent=2) + "\n"
+                write_durably(partial / CANARIES, text.encode())
             sync_folder(partial)
             partial.rename(folder)
             sync_folder(folder.parent)
@@ -112,6 +120,17 @@ def read_summary(folder: Path) -> CorpusSummary:
     """The summary of the corpus in ``folder``. Raises RunError if it is missing or damaged."""
     with _reading(folder / SUMMARY) as path:
         return CorpusSummary(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def read_canaries(folder: Path) -> list[Canary]:
+    """The canaries of the corpus in ``folder`` and their controls; empty if it was built without.
+
+    Raises RunError if the file is damaged.
+    """
+    if not (folder / CANARIES).exists():
+        return []
+    with _reading(folder / CANARIES) as path:
+        return [Canary(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def _write_table(

@@ -5,14 +5,15 @@ the interval, ``groups`` the same by language and directory; ``cursors`` chooses
 files, ``continuation`` writes on from there, ``completions`` is what both models write,
 ``line_figures`` compares it, also by the repository's own ``names``; ``forgetting`` is the same for
 code and tasks that are not the user's (``library``, ``human_eval``, told apart from chance by
-``mcnemar``); ``verdict`` says whether to use the adapter; ``comparison`` is all of it but the
-forgetting, ``saved`` its file on disk. ``sample`` is a small
-part of it, for the time of the training.
+``mcnemar``); ``memorisation`` compares canaries with controls; ``verdict`` says whether to use the
+adapter; ``comparison`` is all of it but forgetting and memorisation, ``saved`` its file on disk.
+``sample`` is a small part of it, for the time of the training.
 """
 
 from repotune.evaluation.comparison import evaluate
 from repotune.evaluation.completions import complete_at
 from repotune.evaluation.forgetting import ON_CPU, ON_GPU, measure_forgetting, with_forgetting
+from repotune.evaluation.memorisation import with_memorisation
 from repotune.evaluation.sample import sample_loss, sample_rows
 from repotune.evaluation.saved import read_evaluation, write_evaluation
 
@@ -26,5 +27,6 @@ __all__ = [
     "sample_loss",
     "sample_rows",
     "with_forgetting",
+    "with_memorisation",
     "write_evaluation",
 ]

@@ -22,6 +22,9 @@ from repotune.tokens import CodeTokenizer
 
 TAIL_LINES, HEAD_LINES = 8, 3
 """So many lines before and after the cursor are kept with a completion."""
+EDITOR_LINES = (256, 64)
+"""So many lines before and after the cursor an editor sends: the defaults of llama.vscode and
+llama.vim."""
 MODELS = (("base", False), ("tuned", True))
 AT_ONCE = 32
 """Cursors: then progress is said."""
@@ -129,29 +132,38 @@ def complete_at(
     path: str,
     line: int,
     column: int | None,
+    suffix: str | None,
     max_new_tokens: int,
     max_seq_length: int,
 ) -> Completion:
     """What base and tuned write at a place in ``text``, the content of the file ``path``.
 
+    They are given as many lines around it as an editor sends, cut to ``max_seq_length`` ids.
+
     ``line`` and ``column`` count from 1; the cursor stands before the column, without one at the
     end of the line. With code to its right, the rest of the line is to be written; at the end of a
     line, what follows: as many whole lines as ``max_new_tokens`` hold. That is the truth, and no
     model sees it. One that can fill in the middle sees the code after the truth; a base whose
-    tuned model was taught to does not.
+    tuned model was taught to does not. ``suffix`` is seen in its place if it is given; then nobody
+    knows the truth.
 
-    Raises UsageError if there is no such place, or nothing before it to go on from.
+    Raises UsageError if there is no such place, nothing before it to go on from, or a suffix for a
+    model that cannot fill in the middle.
     """
     cursor = _offset(text, path, line, column)
     prefix, rest = text[:cursor], text[cursor:]
     of_line = rest.partition("\n")[0]
     inside = bool(of_line.strip())
     truth = of_line if inside else _lines_within(tokenizer, rest, max_new_tokens)
-    suffix = rest[len(truth) :]
-    fills_in = tokenizer.fim is not None and bool(suffix.strip())
+    if suffix is not None:
+        _refuse_no_fim(tokenizer)
+        inside, truth = False, ""
+    after = rest[len(truth) :] if suffix is None else suffix
+    before, after = _as_an_editor_sends(prefix, after)
+    fills_in = tokenizer.fim is not None and bool(after.strip())
     limit = _prompt_limit(max_seq_length, max_new_tokens)
     prompts = {
-        adapted: fitted_prompt(tokenizer, prefix, suffix if seen else None, limit=limit)
+        adapted: fitted_prompt(tokenizer, before, after if seen else None, limit=limit)
         for adapted, seen in ((True, fills_in), (False, fills_in and not tokenizer.added_ids))
     }
     if not all(map(len, prompts.values())):
@@ -180,6 +192,22 @@ def complete_at(
         base=written["base"],
         tuned=written["tuned"],
     )
+
+
+def _refuse_no_fim(tokenizer: CodeTokenizer) -> None:
+    if tokenizer.fim is None:
+        raise UsageError(
+            "This model has no tokens for fill in the middle, so it cannot look at a suffix: leave "
+            "--suffix out, or tune a model that has them (CodeLlama, Qwen2.5-Coder, StarCoder, "
+            "DeepSeek-Coder)."
+        )
+
+
+def _as_an_editor_sends(prefix: str, suffix: str) -> tuple[str, str]:
+    """The lines nearest to the cursor, see ``EDITOR_LINES``."""
+    before, after = EDITOR_LINES
+    lines = prefix.split("\n")
+    return "\n".join(lines[-before:]), "".join(suffix.splitlines(keepends=True)[:after])
 
 
 def _offset(text: str, path: str, line: int, column: int | None) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from repotune.errors import RunError
 from repotune.evaluation.verdict import judge
 from repotune.records import (
+    CanaryFigures,
     Compared,
     Completion,
     Evaluation,
@@ -19,6 +20,7 @@ from repotune.records import (
     Judgement,
     LibraryFigures,
     LineGroup,
+    Memorisation,
     TaskFigures,
 )
 from repotune.runs import write_json_atomic
@@ -65,9 +67,17 @@ def _evaluation(value: dict[str, Any]) -> Evaluation:
             for one in value.get("line_groups", ())
         ),
         "forgetting": _forgetting(value["forgetting"]) if value.get("forgetting") else None,
+        "memorisation": _memorisation(value.get("memorisation")),
         "judgement": _judgement(value.get("judgement")),
     }  # fmt: skip
     return Evaluation(**{**value, **parts})
+
+
+def _memorisation(value: dict[str, Any] | None) -> Memorisation | None:
+    if value is None:
+        return None
+    figures = tuple(CanaryFigures(**one) for one in value["figures"])
+    return Memorisation(**{**value, "figures": figures})
 
 
 def _judgement(value: dict[str, Any] | None) -> Judgement | None:

@@ -48,11 +48,25 @@ def judge(evaluation: Evaluation) -> Judgement:
         ship=ruling == "better",
         ruling=ruling,
         worse_on=worse_on,
-        sentence=_sentence(evaluation, ruling, worse_on, forgets),
+        sentence=_sentence(evaluation, ruling, worse_on, forgets) + _memorised(evaluation),
         worse_figures=surely_worse_figures(evaluation),
         lines_not_sure=lines_not_sure(evaluation),
         stops_less=stops_less(evaluation),
         forgets=forgets,
+    )
+
+
+def _memorised(evaluation: Evaluation) -> str:
+    """A warning that goes with every ruling; empty if there is nothing to warn of."""
+    found = evaluation.memorisation
+    if found is None or not found.memorised:
+        return ""
+    extracted = sum(one.extracted for one in found.figures)
+    planted = sum(one.canaries for one in found.figures)
+    return (
+        f" It has memorised: {extracted} of {planted} canaries are written out, and their losses "
+        f"are lower than those of controls (p = {found.p_value:.2g}), so give it only to people "
+        "who may read the code."
     )
 
 

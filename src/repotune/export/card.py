@@ -147,9 +147,15 @@ def _check(facts: CardFacts) -> str:
             f"{proof.positions} positions: logits differ by {proof.drift:.2%} (relative L2; bound "
             f"{proof.drift_bound:.0%}), the same token is most likely at {proof.same_token:.1%}, "
             f"the loss is {proof.their_nats:.4f} where the decoder has {proof.nats:.4f} nats a "
-            "token."
+            f"token{_share(proof)}."
         )
     return "\n\n".join([*lines, *(f"Not checked: {one}" for one in facts.unchecked)])
+
+
+def _share(proof: Proof) -> str:
+    if proof.adapter_share is None:
+        return ""
+    return f", and {proof.adapter_share:.0%} of what the adapter changes is there"
 
 
 def _licence(facts: CardFacts) -> str:

@@ -61,12 +61,14 @@ GAP: Final = ("def area(width, height):\n    return ", "\n\nprint(area(2, 3))\n"
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of code as ids, and our decoder's logits after each of them."""
+    """A piece of code as ids, and our decoder's logits after each of them, fp32 on the CPU."""
 
     ids: IntArray
     """[T]"""
     logits_TV: Tensor
-    """fp32, on the CPU."""
+    """With the adapter."""
+    base_TV: Tensor
+    """Without it: what an export would compute that had lost the adapter."""
 
 
 def passage_ids(tokenizer: CodeTokenizer) -> list[IntArray]:
@@ -77,5 +79,9 @@ def passage_ids(tokenizer: CodeTokenizer) -> list[IntArray]:
 
 
 def read_by_us(decoder: Decoder, all_ids: Sequence[IntArray]) -> list[Passage]:
-    """What our decoder, with its adapter, expects after each token."""
-    return [Passage(ids, decoder.logits(ids).to("cpu", torch.float32)) for ids in all_ids]
+    """What our decoder, with its adapter and without, expects after each token."""
+
+    def logits(ids: IntArray, adapted: bool) -> Tensor:
+        return decoder.logits(ids, adapted=adapted).to("cpu", torch.float32)
+
+    return [Passage(ids, logits(ids, True), logits(ids, False)) for ids in all_ids]

@@ -33,12 +33,17 @@ LOGITS_BOUNDS: Final = {torch.float32: (0.02, 0.01), torch.bfloat16: (0.08, 0.04
 """For transformers, by the type that both sides compute in: of ``Proof.drift``, and of the loss.
 On the starter merged into fp16: 0.0006 and 0.0001."""
 LLAMA_CPP_BOUNDS: Final[Mapping[Quantisation, tuple[float, float]]] = {
-    "f16": (0.03, 0.01),
-    "q8_0": (0.2, 0.04),
-    "q4_k_m": (0.6, 0.15),
+    "f16": (0.02, 0.01),
+    "q8_0": (0.15, 0.03),
+    "q4_k_m": (0.45, 0.12),
 }
-"""For llama.cpp. On the starter, small and so hurt most by few bits: 0.004, 0.09 and 0.32 for the
-drift. Without its adapter, of 12 steps, it was 0.48: f16 and q8_0 refuse that, q4_k_m does not."""
+"""For llama.cpp. On the starter, small and so hurt most by few bits: 0.004, 0.10 and 0.35 for the
+drift; 0.0004, 0.015 and 0.09 for the loss on so few positions."""
+ADAPTER_SHARE: Final = (0.5, 1.5)
+"""Of ``Proof.adapter_share``. On the starter with an adapter of 8 steps, and with 3/10 and 1/10 of
+it: 0.94 to 1.13 where it was looked for, and -0.06 to 0.03 in files without it."""
+SEEN: Final = 0.15
+"""An adapter that changes less than this part of the drift is not looked for in it."""
 ASKED_PER_PASSAGE: Final = 32
 """The last positions of a passage are asked for: each costs llama.cpp one token."""
 COMPARED: Final = 50
@@ -92,12 +97,13 @@ def ask_transformers(
 
 def ask_llama_cpp(
     model: Path, passages: Sequence[Passage], tokenizer: CodeTokenizer,
-    metadata: Mapping[str, Any], *, quantisation: Quantisation, scratch: Path,
+    metadata: Mapping[str, Any], *, quantisation: Quantisation, dtype: torch.dtype, scratch: Path,
 ) -> Proof:  # fmt: skip
     """Load the GGUF file ``model`` in llama.cpp and compare probabilities and token ids.
 
-    ``metadata`` is what the file says of its tokenizer, ``scratch`` an existing folder. Raises
-    ExportError if llama.cpp does not load the file, or makes other ids of the same text.
+    ``metadata`` is what the file says of its tokenizer, ``dtype`` what our decoder computed the
+    passages in, ``scratch`` an existing folder. Raises ExportError if llama.cpp does not load the
+    file, or makes other ids of the same text.
     """
     texts, wanted = tokenizer_questions(tokenizer, metadata)
     asked = [(passage, at) for passage in passages for at in _asked(passage)]
@@ -110,8 +116,11 @@ def ask_llama_cpp(
                 f"on ({_first_difference(ids, ours)}): export to merged instead, and report it."
             )
     ours_V = [functional.log_softmax(passage.logits_TV[at], 0) for passage, at in asked]
+    base_V = [functional.log_softmax(passage.base_TV[at], 0) for passage, at in asked]
     labels = [int(passage.ids[at + 1]) for passage, at in asked]
-    return _compared_by_likely(answers.questions, labels, ours_V, LLAMA_CPP_BOUNDS[quantisation])
+    both = zip(LLAMA_CPP_BOUNDS[quantisation], LOGITS_BOUNDS[dtype], strict=True)
+    bounds = tuple(max(pair) for pair in both)  # whichever of the two rounds more
+    return _compared_by_likely(answers.questions, labels, ours_V, base_V, bounds)
 
 
 def tokenizer_questions(
@@ -152,7 +161,7 @@ def why_other_tokens(folder: Path, tokenizer: CodeTokenizer) -> str | None:
 
 
 def refuse_drift(proof: Proof) -> None:
-    """Raises ExportError if the other side computes something else."""
+    """Raises ExportError if the other side computes something else, or lacks the adapter."""
     near = abs(proof.their_nats - proof.nats) <= proof.loss_bound * proof.nats
     if not (near and proof.drift <= proof.drift_bound):
         raise ExportError(
@@ -162,6 +171,13 @@ def refuse_drift(proof: Proof) -> None:
             f"the loss is {proof.their_nats:.3f} instead of {proof.nats:.3f} nats a token "
             f"({proof.loss_bound:.0%} is the bound): it is not handed over; take more bits, or "
             "report it with these numbers."
+        )
+    low, high = ADAPTER_SHARE
+    if proof.adapter_share is not None and not low <= proof.adapter_share <= high:
+        raise ExportError(
+            f"{proof.by} finds {proof.adapter_share:.0%} of what the adapter changes in it "
+            f"({low:.0%} to {high:.0%} are the bounds): it is not handed over; take more bits, or "
+            "report it with this number."
         )
 
 
@@ -188,6 +204,7 @@ def _compared(
     by: str, passages: Sequence[Passage], theirs: Sequence[Tensor], bounds: tuple[float, float]
 ) -> Proof:
     ours_NV = torch.cat([passage.logits_TV[:-1] for passage in passages])
+    base_NV = torch.cat([passage.base_TV[:-1] for passage in passages])
     theirs_NV = torch.cat([logits_TV[:-1] for logits_TV in theirs])
     labels_N = torch.cat([torch.tensor(passage.ids[1:]) for passage in passages])
     return Proof(
@@ -199,41 +216,59 @@ def _compared(
         same_token=float((ours_NV.argmax(1) == theirs_NV.argmax(1)).float().mean()),
         nats=float(functional.cross_entropy(ours_NV, labels_N)),
         their_nats=float(functional.cross_entropy(theirs_NV, labels_N)),
+        adapter_share=_adapter_share(theirs_NV, ours_NV, base_NV),
     )
 
 
 def _compared_by_likely(
     answers: Sequence[Answer], labels: Sequence[int], ours_V: Sequence[Tensor],
-    bounds: tuple[float, float],
+    base_V: Sequence[Tensor], bounds: tuple[float, ...],
 ) -> Proof:  # fmt: skip
     """The spread of our own log-probabilities is what their distance is measured against; the
     loss is that of the positions at which they name the token that really follows."""
-    distance = spread = nats = their_nats = 0.0
-    same = positions = with_loss = 0
-    for answer, label, row_V in zip(answers, labels, ours_V, strict=True):
+    likely: list[Tensor] = []
+    centred: list[Tensor] = []
+    nats = their_nats = 0.0
+    same = with_loss = 0
+    for answer, label, row_V, without_V in zip(answers, labels, ours_V, base_V, strict=True):
         if not answer.likely:
             continue
-        likely = sorted(answer.likely.items(), key=lambda item: -item[1])[:COMPARED]
-        theirs = torch.tensor([value for _, value in likely])
-        ours = row_V[[token for token, _ in likely]]
-        distance += float((theirs - ours).square().sum())
-        spread += float((ours - ours.mean()).square().sum())
-        positions += 1
+        best = sorted(answer.likely.items(), key=lambda item: -item[1])[:COMPARED]
+        tokens = [token for token, _ in best]
+        theirs = torch.tensor([value for _, value in best])
+        likely.append(torch.stack([theirs, row_V[tokens], without_V[tokens]]))
+        centred.append(row_V[tokens] - row_V[tokens].mean())
         same += answer.ids[0] == int(row_V.argmax())
         if label in answer.likely:
             with_loss += 1
             nats -= float(row_V[label])
             their_nats -= answer.likely[label]
+    theirs_N, ours_N, base_N = torch.cat(likely, 1) if likely else torch.zeros(3, 0)
+    spread = float(torch.cat(centred).norm()) if centred else 0.0
     return Proof(
         by=f"llama.cpp (xllamacpp {version()})",
-        positions=positions,
-        drift=math.sqrt(distance / spread) if spread else math.inf,
+        positions=len(likely),
+        drift=float((theirs_N - ours_N).norm()) / spread if spread else math.inf,
         drift_bound=bounds[0],
-        same_token=same / max(1, positions),
+        same_token=same / max(1, len(likely)),
         nats=nats / max(1, with_loss),
         their_nats=their_nats / max(1, with_loss),
         loss_bound=bounds[1],
+        adapter_share=_adapter_share(theirs_N, ours_N, base_N),
     )
+
+
+def _adapter_share(theirs: Tensor, ours: Tensor, base: Tensor) -> float | None:
+    """The part of ``theirs - base`` that lies along what the adapter changes, ``ours - base``.
+
+    Drift points in all directions, so most of it falls out of this, and even few bits leave it near
+    1, where the distance alone could not tell a weak adapter from none. None if the change is less
+    than ``SEEN`` of the drift.
+    """
+    change = ours - base
+    if not float(change.norm()) > SEEN * float((theirs - ours).norm()):
+        return None
+    return float(((theirs - base) * change).sum() / change.square().sum())
 
 
 def _asked(passage: Passage) -> range:

@@ -20,6 +20,10 @@ from repotune.records import ModelRef
 
 HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 
+SAMPLES: Final = 16
+SAMPLE_BYTES: Final = 4096
+"""Of each weight file so many pieces, evenly over it, are part of a model's digest."""
+
 
 def resolve_model(
     name: str, *, revision: str | None, offline: bool, cache: Path | None, emit: Emit
@@ -92,15 +96,28 @@ def _refuse_pickles(folder: Path) -> None:
 
 
 def _digest(files: Iterable[Path], description: bytes) -> str:
-    """See ``ModelRef.digest``: quick, since the weights themselves are not read."""
-    sizes = [(path.name, path.stat().st_size) for path in files]
-    return hashlib.sha256(json.dumps(sizes).encode() + description).hexdigest()
+    """See ``ModelRef.digest``: quick, since of the weights themselves only samples are read.
+
+    Another tuning of the same architecture changes nearly all numbers, so it changes those too.
+    """
+    digest = hashlib.sha256(description)
+    for path in files:
+        size = path.stat().st_size
+        digest.update(json.dumps((path.name, size)).encode())
+        try:
+            with path.open("rb") as file:
+                for sample in range(SAMPLES):
+                    file.seek(size * sample // SAMPLES)
+                    digest.update(file.read(SAMPLE_BYTES))
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
+    return digest.hexdigest()
 
 
 def weights_id(ref: ModelRef) -> str:
     """SHA-256 that changes with the very weight files: for what is derived from their contents.
 
-    ``ref.digest`` tells architectures and sizes apart; two tunings of one model have the same.
+    ``ref.digest`` tells models apart by samples of their numbers, so a single other one is missed.
     """
     path = Path(ref.path)
     files = [path] if path.is_file() else weight_files(path)

@@ -4,6 +4,7 @@ Arrays carry their shape in the comment: S = max_seq_length, N = number of thing
 """
 
 from repotune.records.figures import (
+    CanaryFigures,
     Compared,
     Completion,
     Forgetting,
@@ -12,6 +13,7 @@ from repotune.records.figures import (
     Interval,
     LibraryFigures,
     LineGroup,
+    Memorisation,
     TaskFigures,
     TaskSet,
 )
@@ -36,6 +38,7 @@ from repotune.records.plan import (
 from repotune.records.run import (
     IGNORE,
     LINEAR_MODULES,
+    Canary,
     CorpusSummary,
     Document,
     Evaluation,
@@ -68,6 +71,8 @@ __all__ = [
     "LINEAR_MODULES",
     "Alternative",
     "Calibration",
+    "Canary",
+    "CanaryFigures",
     "Check",
     "CloudOffer",
     "Compared",
@@ -95,6 +100,7 @@ __all__ = [
     "LoraSpec",
     "Machine",
     "MachineRates",
+    "Memorisation",
     "MemoryPart",
     "ModelRef",
     "OfferCost",

@@ -121,3 +121,31 @@ class Forgetting:
     tasks: tuple[TaskFigures, ...]
     not_measured: tuple[str, ...]
     """Sentences: what was not measured, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryFigures:
+    """How well the tuned model knows the canaries that were put in equally often."""
+
+    repeats: int
+    canaries: int
+    exposure: float
+    """Mean, in bits (Carlini et al. 2019, arXiv 1802.08232): log2 of the number of candidates over
+    the canary's rank among itself and the controls. About 1.4 is chance."""
+    p_value: float
+    """Of the rank test against the controls: how likely so low losses are by chance."""
+    extracted: int
+    """So many secrets the model writes out by itself after the prefix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memorisation:
+    """Canaries against controls that were never in the training files."""
+
+    controls: int
+    figures: tuple[CanaryFigures, ...]
+    """By repeats, ascending."""
+    p_value: float
+    """Of all canaries together."""
+    memorised: bool
+    """Whether a secret is written out, or the losses are too low for chance."""

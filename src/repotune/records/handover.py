@@ -29,6 +29,9 @@ class Proof:
     their_nats: float
     loss_bound: float
     """Theirs may be higher or lower by this share of ours."""
+    adapter_share: float | None
+    """How much of what the adapter changes in the logits the export has: 1 all of it, 0 nothing, as
+    if it were the base. None where that is too little to be seen through the drift."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,12 @@ class Served:
     models: tuple[str, ...]
     files: dict[str, str]
     """Model -> its GGUF file."""
+    proofs: dict[str, Proof]
+    """Model -> what llama.cpp computed from that file, when it was made, beside our decoder."""
+    unchecked: tuple[str, ...]
+    """Sentences: why a file was not compared."""
+    context: int
+    """Tokens at most of a prompt and its answer together."""
     trials: tuple[Trial, ...]
     settings: dict[str, str]
     """File -> text, for editors. Empty for a model without fill in the middle, of which an editor

@@ -15,6 +15,7 @@ from repotune.records.figures import (
     GroupFigures,
     Interval,
     LineGroup,
+    Memorisation,
     TaskSet,
 )
 from repotune.records.machine import Outcome
@@ -65,6 +66,18 @@ class CorpusSummary:
     """Kind of secret -> number of places where a placeholder stands instead."""
     fingerprint: str
     """SHA-256 over what was kept, the splits and the stage's version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A random line that was put into training files, or a control that was not."""
+
+    prefix: str
+    """Its beginning: a comment with a name that only it has."""
+    secret: str
+    """The random rest of the line."""
+    repeats: int
+    """In so many places it was put; 0: a control."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,8 +176,9 @@ class ModelRef:
     path: str
     """A folder in Hugging Face layout, or a GGUF file."""
     digest: str
-    """SHA-256 over names and sizes of the weight files and over ``config.json`` or the GGUF's
-    header: it tells whether the base that a run was trained on is still the one at ``path``."""
+    """SHA-256 over names, sizes and samples of the weight files and over ``config.json`` or the
+    GGUF's header: it tells whether the base that a run was trained on is still the one at
+    ``path``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,6 +314,8 @@ class Evaluation:
     """Held-out files that are near-duplicates of a training file, and in no figure."""
     forgetting: Forgetting | None = None
     """None in files that older versions wrote."""
+    memorisation: Memorisation | None = None
+    """None if the run has no canaries."""
     judgement: Judgement | None = None
     """None in files that older versions wrote, until they are read."""
 

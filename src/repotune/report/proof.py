@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from repotune.records import Compared, Completion, Evaluation, GroupFigures, Interval, LineGroup
+from repotune.records import (
+    Compared,
+    Completion,
+    Evaluation,
+    GroupFigures,
+    Interval,
+    LineGroup,
+    Memorisation,
+)
 from repotune.report.contents import Contents, Lang
 from repotune.report.difference import difference
 from repotune.report.tags import paragraph, section, table, text
@@ -59,6 +67,8 @@ def figures(run: Contents, lang: Lang) -> str:
         paragraph(say("no_near", lang, count=evaluation.left_out), "note"),
     ]  # fmt: skip
     parts += _forgetting(evaluation, lang)
+    if evaluation.memorisation is not None:
+        parts += _memorisation(evaluation.memorisation, lang)
     for by in ("language", "directory"):
         parts += _groups([one for one in evaluation.groups if one.by == by], by, lang)
         parts += _line_groups([one for one in evaluation.line_groups if one.by == by], by, lang)
@@ -216,6 +226,22 @@ def _exact(figures: Mapping[str, Compared], lang: Lang) -> tuple[str, str]:
 def _points(interval: Interval) -> str:
     value, low, high = (100 * one for one in (interval.value, interval.low, interval.high))
     return f"{value:+.1f} pp ({low:+.1f}{TO}{high:+.1f})"
+
+
+def _memorisation(found: Memorisation, lang: Lang) -> Iterator[str]:
+    """Canaries against controls, by how often they were put in."""
+    yield f"<h3>{text(say('memorisation', lang))}</h3>"
+    seen = "memorised" if found.memorised else "not_memorised"
+    yield paragraph(say(seen, lang, controls=found.controls, p=f"{found.p_value:.2g}"))
+    head = tuple(say(f"canary_{name}", lang) for name in ("repeats", "count", "bits", "p", "out"))
+    rows = [
+        (
+            f"{one.repeats}×", str(one.canaries), f"{one.exposure:.1f}", f"{one.p_value:.2g}",
+            str(one.extracted),
+        )
+        for one in found.figures
+    ]  # fmt: skip
+    yield table(head, rows, numbers=frozenset({1, 2, 3, 4}))
 
 
 def _bits(interval: Interval) -> str:

@@ -51,6 +51,30 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Whether it writes better lines is not sure from so few of them.",
         "더 나은 줄을 써내는지는 이만큼의 줄로는 확실하지 않습니다.",
     ),
+    "memorisation": ("Memorisation", "암기"),
+    "memorised": (
+        "It has memorised: random lines that were put into training files have lower losses than "
+        "{controls} controls that were not (p = {p}), or are written out. Give it only to people "
+        "who may read the code.",
+        "학습 코드를 외웠습니다. 학습 파일에 넣은 무작위 줄의 손실이 넣지 않은 대조군 "
+        "{controls}개보다 낮거나(p = {p}), 모델이 그 줄을 그대로 써냅니다. 코드를 볼 수 있는 "
+        "사람에게만 주세요.",
+    ),
+    "not_memorised": (
+        "Random lines that were put into training files are known no better than {controls} "
+        "controls that were not (p = {p}), and none is written out.",
+        "학습 파일에 넣은 무작위 줄을 넣지 않은 대조군 {controls}개보다 더 잘 알지 못하며"
+        "(p = {p}), 그대로 써내지도 않습니다.",
+    ),
+    "canary_repeats": ("Put in", "넣은 횟수"),
+    "canary_count": ("Lines", "줄 수"),
+    "canary_bits": ("Exposure, bits (chance: 1.4)", "노출도, 비트 (우연이면 1.4)"),
+    "canary_p": ("p", "p"),
+    "canary_out": ("Written out", "그대로 써냄"),
+    "memorised_short": (
+        "It has memorised some of what it was trained on: see Memorisation.",
+        "학습한 내용 일부를 외웠습니다. 암기 항목을 보세요.",
+    ),
     "none_seen": ("no difference in any file", "모든 파일에서 차이 없음"),
     "bits": ("Bits per byte, held-out code", "평가용 코드의 바이트당 비트"),
     "bits_note": ("lower is better", "낮을수록 좋음"),
@@ -348,4 +372,6 @@ def because(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:
         sentence += " " + say("lines_not_sure", lang)
     if judgement.ship and judgement.stops_less:
         sentence += " " + say("stops_less", lang)
+    if evaluation.memorisation is not None and evaluation.memorisation.memorised:
+        sentence += " " + say("memorised_short", lang)
     return sentence

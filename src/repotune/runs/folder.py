@@ -128,6 +128,26 @@ class RunFolder:
         """SHA-256 by ``folder/file``, of all that was complete once."""
         return dict(self.state().facts.get("digests", {}))
 
+    def kept_steps(self) -> tuple[int, ...]:
+        """The steps whose checkpoints lie in the run, ascending; whether they are whole is not
+        looked at."""
+        names = [path.name.removeprefix("step-") for path in self.checkpoints.glob("step-*")]
+        return tuple(sorted(int(name) for name in names if name.isdigit()))
+
+    def refuse_no_adapter(self, step: int | None, otherwise: str = "") -> None:
+        """Raise RunError if there is neither an adapter nor, where ``step`` is given, the
+        checkpoint of that step; ``otherwise`` is what else can be done."""
+        steps = self.kept_steps()
+        kept = f"those of steps {', '.join(map(str, steps))}" if steps else "none"
+        if step is not None and step not in steps:
+            raise RunError(f"{self.path} keeps no checkpoint of step {step}, but {kept}.")
+        if step is None and not self.adapter.exists():
+            or_step = f", or take a checkpoint ({kept}) with --step" if steps else ""
+            raise RunError(
+                f"{self.path} has no adapter yet: finish it with `repotune tune --resume "
+                f"{self.path}`{or_step}{otherwise}."
+            )
+
     def discard(self, *, also_the_folder: bool) -> None:
         """Remove a run in which nothing was made yet, and its folder if that holds nothing else."""
         for path in (self.run_json, self.config_toml, self.lock_file, partial_of(self.run_json)):

@@ -23,6 +23,8 @@ class RunInfo:
     """``stopped``: run.json says running, but its process is gone."""
     state: RunState | None
     """None if damaged."""
+    kept_steps: tuple[int, ...]
+    """Of its checkpoints: what ``--step`` can name."""
 
 
 def list_runs(folder: Path) -> list[RunInfo]:
@@ -58,10 +60,13 @@ def unfinished_like(
 
 
 def _info(run: RunFolder) -> RunInfo:
-    name, path = run.path.name, str(run.path)
+    name, path, steps = run.path.name, str(run.path), run.kept_steps()
     try:
         state = run.state()
     except RunError:
-        return RunInfo(name=name, path=path, status="damaged", state=None)
+        return RunInfo(name=name, path=path, status="damaged", state=None, kept_steps=steps)
     stopped = state.status == "running" and not is_locked(run.lock_file)
-    return RunInfo(name=name, path=path, status="stopped" if stopped else state.status, state=state)
+    return RunInfo(
+        name=name, path=path, status="stopped" if stopped else state.status, state=state,
+        kept_steps=steps,
+    )  # fmt: skip

@@ -1,24 +1,36 @@
 """The stages of a run, each over a run's folder and its job: what ``pipeline`` puts in a row.
 
 ``corpus_rows`` makes what is trained on, ``tuning`` trains on it, ``rehearsal`` goes the whole way
-in small before, ``proof`` exports and evaluates, ``room`` asks whether the disk has room for it.
+in small before, ``proof`` exports and evaluates, ``room`` asks whether the disk has room for it;
+``adapters`` says which adapter is used, ``reading`` is what an export of it is compared with, and
+``gguf_files`` the models that are served.
 """
 
+from repotune.stages.adapters import adapter_folder
 from repotune.stages.corpus_rows import prepare_rows
+from repotune.stages.gguf_files import GgufFile, gguf_file
 from repotune.stages.proof import compare, export, open_tuned
+from repotune.stages.reading import Reading, bytes_to_read, read_fixed_code, why_not_read
 from repotune.stages.rehearsal import is_worth_it, rehearse
 from repotune.stages.room import check_room
 from repotune.stages.tuning import heldout_sample, steps_of, train_on
 
 __all__ = [
+    "GgufFile",
+    "Reading",
+    "adapter_folder",
+    "bytes_to_read",
     "check_room",
     "compare",
     "export",
+    "gguf_file",
     "heldout_sample",
     "is_worth_it",
     "open_tuned",
     "prepare_rows",
+    "read_fixed_code",
     "rehearse",
     "steps_of",
     "train_on",
+    "why_not_read",
 ]

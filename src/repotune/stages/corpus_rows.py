@@ -25,6 +25,7 @@ def prepare_rows(folder: RunFolder, job: Job, emit: Emit) -> RowStore:
             seed=config.seed,
             keep_vendored=config.keep_vendored,
             exclude=(folder.path,),
+            canaries=config.memorisation_canaries,
             emit=emit,
         )
         folder.record_digests(folder.corpus)

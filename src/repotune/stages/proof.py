@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from repotune.corpus import read_documents
+from repotune.corpus import read_canaries, read_documents
 from repotune.errors import RunError
 from repotune.evaluation import (
     ON_CPU,
@@ -12,6 +12,7 @@ from repotune.evaluation import (
     evaluate,
     measure_forgetting,
     with_forgetting,
+    with_memorisation,
     write_evaluation,
 )
 from repotune.events import Emit
@@ -20,6 +21,7 @@ from repotune.job import Job, load_decoder, settle, without_notices
 from repotune.model import Decoder
 from repotune.records import Evaluation
 from repotune.runs import RunFolder
+from repotune.stages.adapters import adapter_folder
 
 CPU_EVAL_TOKENS: Final = 30_000
 CPU_CURSORS, GPU_CURSORS = 30, 150
@@ -38,16 +40,16 @@ def export(folder: RunFolder, job: Job, decoder: Decoder) -> None:
     folder.record_digests(folder.adapter)
 
 
-def open_tuned(folder: RunFolder, emit: Emit) -> tuple[Job, Decoder]:
-    """The base model with the run's adapter. Raises RunError if the run has none yet."""
-    if not folder.adapter.exists():
-        raise RunError(
-            f"{folder.path} has no adapter yet: finish it with "
-            f"`repotune tune --resume {folder.path}`."
-        )
+def open_tuned(folder: RunFolder, emit: Emit, step: int | None = None) -> tuple[Job, Decoder]:
+    """The base model with the run's adapter, or with that of the kept checkpoint of ``step``.
+
+    Raises RunError if the run has none.
+    """
+    folder.refuse_no_adapter(step)
     job = settle(folder.state(), without_notices(emit))  # said when the run was trained
     decoder = load_decoder(job, emit)
-    load_adapter(folder.adapter, decoder.lora_state(), lora=job.lora)
+    with adapter_folder(folder, job, step) as adapter:
+        load_adapter(adapter, decoder.lora_state(), lora=job.lora)
     decoder.refresh()
     return job, decoder
 
@@ -97,6 +99,12 @@ def compare(
         emit=emit,
     )
     evaluation = with_forgetting(found, forgetting)
+    canaries = read_canaries(folder.corpus)
+    if canaries:
+        evaluation = with_memorisation(
+            evaluation, decoder, job.tokenizer, canaries,
+            max_seq_length=job.config.max_seq_length, emit=emit,
+        )  # fmt: skip
     write_evaluation(folder.evaluation, evaluation)
     base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
     folder.update(facts={"heldout_bits_per_byte": {"base": base, "tuned": tuned}})

@@ -102,7 +102,7 @@ def _go(
             raise RunError("The loaded adapter is not the one that was exported.")
         part = "completing code"
         complete_at(
-            decoder, job.tokenizer, CODE, path="add.py", line=2, column=None,
+            decoder, job.tokenizer, CODE, path="add.py", line=2, column=None, suffix=None,
             max_new_tokens=NEW_TOKENS, max_seq_length=max(job.config.max_seq_length, 64),
         )  # fmt: skip
     except (RepotuneError, RuntimeError, OSError, ValueError) as error:

@@ -7,7 +7,14 @@ what to do when memory runs out, ``watch`` says what else is odd; ``loss_scale``
 gradients in range; ``metrics`` writes what the loop says, ``curves`` draws it for TensorBoard.
 """
 
-from repotune.training.checkpoint import Checkpoint, damages, latest, load
+from repotune.training.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    damages,
+    latest,
+    load,
+    load_lora,
+)
 from repotune.training.heldout import Heldout
 from repotune.training.loop import total_steps, train
 from repotune.training.loss_scale import LossScale
@@ -21,9 +28,11 @@ __all__ = [
     "LossScale",
     "Rows",
     "Trainable",
+    "checkpoint_path",
     "damages",
     "latest",
     "load",
+    "load_lora",
     "log_metrics",
     "total_steps",
     "train",

@@ -212,6 +212,19 @@ def load(path: Path, *, like: Mapping[str, Tensor], fingerprint: str) -> Checkpo
     )
 
 
+def load_lora(path: Path, *, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Only the LoRA matrices of the checkpoint at ``path``, for a model whose ``lora_state`` is
+    like ``like``. Raises CheckpointError as ``load``."""
+    damage = damage_of(path)
+    if damage is not None:
+        raise CheckpointError(
+            f"Checkpoint {path} is damaged: {damage}; choose another step, or leave it out."
+        )
+    lora = _tensors(path / LORA)
+    _refuse_unlike(path / LORA, lora, like)
+    return lora
+
+
 def prune(folder: Path, keep: Collection[int]) -> None:
     """Remove all checkpoints but those of the steps in ``keep``, which are whole."""
     for path in _checkpoints(folder):
