@@ -147,7 +147,7 @@ def test_runs_lists_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["runs"]) == 0
     table = capsys.readouterr().out
     assert "first   finished" in table
-    assert "75     1.250 -> 1.000" in table
+    assert "75           1.250 -> 1.000" in table
     assert "second  damaged" in table
     assert main(["runs", "repotune-runs", "--json"]) == 0
     listed = {run["name"]: run for run in json.loads(capsys.readouterr().out)["runs"]}

@@ -17,7 +17,7 @@ from repotune.evaluation.cursors import Cursor
 from repotune.evaluation.names import asked_names
 from repotune.events import Emit, StageProgress
 from repotune.model import Decoder
-from repotune.records import Completion
+from repotune.records import Completion, IntArray
 from repotune.tokens import CodeTokenizer
 
 TAIL_LINES, HEAD_LINES = 8, 3
@@ -93,19 +93,34 @@ class _Writing:
         limit = _prompt_limit(self.max_seq_length, self.max_new_tokens)
         for start in range(0, len(cursors), AT_ONCE):
             some = cursors[start : start + AT_ONCE]
-            prompts = [
-                fitted_prompt(self.tokenizer, one.prefix, one.suffix, limit=limit) for one in some
-            ]
             bases, tuneds = (
                 write_on(
-                    self.decoder, self.tokenizer, prompts, max_new_tokens=self.max_new_tokens,
-                    finished=finished, adapted=adapted,
+                    self.decoder,
+                    self.tokenizer,
+                    [self._prompt(one, adapted, limit) for one in some],
+                    max_new_tokens=self.max_new_tokens,
+                    finished=finished,
+                    adapted=adapted,
                 )
                 for _, adapted in MODELS
-            )  # fmt: skip
+            )
             for cursor, base, tuned in zip(some, bases, tuneds, strict=True):
-                yield self._completion(cursor, base, tuned)
+                yield self._completion(cursor, self._fair(cursor, base), tuned)
             self.emit(StageProgress(stage=self.stage, done=start + len(some)))
+
+    def _prompt(self, cursor: Cursor, adapted: bool, limit: int) -> IntArray:
+        """Without the code behind a gap for a base that was not taught to read it."""
+        sees = adapted or not self.tokenizer.added_ids
+        return fitted_prompt(
+            self.tokenizer, cursor.prefix, cursor.suffix if sees else None, limit=limit
+        )
+
+    def _fair(self, cursor: Cursor, base: Written) -> Written:
+        """A base that cannot say where a gap ends is told how many lines it has."""
+        if cursor.suffix is None or not self.tokenizer.added_ids:
+            return base
+        lines = base.text.split("\n")[: cursor.truth.count("\n") + 1]
+        return replace(base, text="\n".join(lines))
 
     def _completion(self, cursor: Cursor, base: Written, tuned: Written) -> Completion:
         suffix = cursor.suffix or ""

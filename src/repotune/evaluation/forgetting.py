@@ -126,6 +126,8 @@ def _no_tasks(name: TaskSet, tokenizer: CodeTokenizer) -> str | None:
     """Why the models cannot be given these tasks, if so."""
     if name == "infilling" and tokenizer.fim is None:
         return "the model has no tokens for filling in the middle"
+    if name == "infilling" and tokenizer.added_ids:
+        return "the base model was never taught to fill in the middle, so nothing can be forgotten"
     reason = unavailable()
     return reason and f"what the models write cannot be run safely here, since {reason}"
 
