@@ -78,7 +78,7 @@ def test_gaps_are_filled_until_the_model_says_that_this_is_all(tmp_path):
 def test_a_base_that_was_not_taught_to_fill_in_reads_on_and_is_told_the_lines(tmp_path):
     tokenizer = make_tokenizer(tmp_path / "tokenizer", fim=True)
     tokenizer.added_ids = tuple(FIM)
-    # from left to right it is "cd" and a line's end, after the id that asks for the middle "d" first
+    # from left to right "cd" and a line's end, after the id that asks for the middle "d" first
     decoder = Bigrams(base={**chain(" cd\n"), FIM[2]: D}, tuned={C: D}).decoder(tmp_path / "model")
     gap = Cursor(
         path="a.py", line=3, prefix="a\nb\nx = ", truth="cd", gap="rest_of_line",
