@@ -21,7 +21,7 @@ from repotune.events import Notice, StageDone
 from repotune.export import load_adapter
 from repotune.gguf_file import open_gguf
 from repotune.job import settle
-from repotune.model import Decoder, generate, open_weights
+from repotune.model import Decoder, generate_batch, open_weights
 from repotune.runs import RunFolder
 from repotune.serve import serve
 from repotune.stages import adapter_folder
@@ -222,13 +222,10 @@ def test_what_is_served_is_what_our_decoder_writes(run, step):
     decoder.refresh()
     prompts = [prompt_ids(job.tokenizer, *pair) for pair in PROMPTS]
     tuned, base = (
-        [
-            generate(
-                decoder, prompt, max_new_tokens=16, adapted=adapted,
-                stop=lambda new: new[-1] in job.tokenizer.stop_ids,
-            )
-            for prompt in prompts
-        ]
+        generate_batch(
+            decoder, prompts, max_new_tokens=16, adapted=adapted,
+            stop=lambda _, new: new[-1] in job.tokenizer.stop_ids,
+        )
         for adapted in (True, False)
     )  # fmt: skip
     with serve(run, port=0, step=step, quantisation="f16") as running:

@@ -96,7 +96,7 @@ def test_a_weak_adapter_that_is_lost_among_few_bits_is_not_handed_over(model, tm
     said = gguf_metadata(folder, decoder.shape.vocab_size)
     found = {}
     for name, adapter in {"with": weak.lora_state(), "without": {}}.items():
-        source = MergedWeights(open_weights(base), adapter, scale=weak.lora.scale)
+        source = MergedWeights(open_weights(base), adapter, lora=weak.lora)
         path = tmp_path / f"{name}.gguf"
         write_quantised(
             path, source, said, name=name, licence=None, quantisation="q4_k_m", program=None,

@@ -41,7 +41,7 @@ def limit(size: int) -> Iterator[None]:
 
 
 def write_documents(folder: Path) -> None:
-    write_corpus(folder, LINES, DOCUMENTS, CORPUS)
+    write_corpus(folder, LINES, DOCUMENTS, CORPUS, [])
 
 
 def check_documents(folder: Path) -> bool:

@@ -19,7 +19,7 @@ def trained(source_tree, tiny_model, tmp_path_factory):
         tmp_path_factory.mktemp("runs") / "run", source_tree, tiny_model,
         early_stopping_patience=0,
     )  # fmt: skip
-    train_on(one.folder, one.job, one.decoder, one.rows, one.policy, nothing)
+    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing)
     export(one.folder, one.job, one.decoder)
     return one
 

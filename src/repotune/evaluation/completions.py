@@ -28,6 +28,8 @@ llama.vim."""
 MODELS = (("base", False), ("tuned", True))
 AT_ONCE = 32
 """Cursors: then progress is said."""
+GPU_AT_ONCE = 256
+"""A GPU waits for its host, so that a step takes as long for more prompts."""
 
 
 def write_next_lines(
@@ -91,8 +93,9 @@ class _Writing:
     ) -> Iterator[Completion]:
         """What both models write at each cursor."""
         limit = _prompt_limit(self.max_seq_length, self.max_new_tokens)
-        for start in range(0, len(cursors), AT_ONCE):
-            some = cursors[start : start + AT_ONCE]
+        at_once = GPU_AT_ONCE if self.decoder.device.type == "cuda" else AT_ONCE
+        for start in range(0, len(cursors), at_once):
+            some = cursors[start : start + at_once]
             bases, tuneds = (
                 write_on(
                     self.decoder,

@@ -36,7 +36,7 @@ MAX_PROMPT_TOKENS: Final = 2048
 """More than any task has, in the tokens of code models."""
 _NEW_TOKENS: Final[dict[TaskSet, int]] = {"human_eval": 256, "infilling": 64}
 """99 of 100 solutions take at most 172 tokens of the starter, all lines at most 51."""
-_AT_ONCE: Final = 128
+_AT_ONCE: Final = 256
 """Prompts handed over together, between two reports of progress: few waits for the longest."""
 _UNINDENTED: Final = re.compile(r"\n(?=\S)")
 _DRAW: Final = 6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Final
@@ -38,7 +38,9 @@ def read_fixed_code(job: Job, adapter: Path | None) -> Reading | None:
     dtype = next((one for one in dtypes if bytes_to_read(job, one) < free), None)
     if dtype is None:
         return None
-    decoder = Decoder(job.weights(), lora=job.lora, dtype=dtype)
+    # Rows of tokens that are taught begin elsewhere than the base has them.
+    lora = job.lora if adapter is not None else replace(job.lora, trainable_token_indices=())
+    decoder = Decoder(job.weights(), lora=lora, dtype=dtype)
     if adapter is not None:
         load_adapter(adapter, decoder.lora_state(), lora=job.lora)
         decoder.refresh()
