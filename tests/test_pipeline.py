@@ -509,6 +509,20 @@ def test_the_command_without_sizes_writes_down_what_it_used(
         assert "Settings for the" in said.err
 
 
+def test_a_run_of_before_weights_were_sampled_knows_its_model(finished):
+    run = RunFolder(Path(finished[0].run))
+    digest = run.state().facts["base_digest"]
+    described, _, samples = digest.partition("-")
+    try:
+        run.update(facts={"base_digest": described})
+        assert settle(run.state(), print).base.digest == digest
+        run.update(facts={"base_digest": samples})
+        with pytest.raises(ModelError, match="not the one that this run was started with"):
+            settle(run.state(), print)
+    finally:
+        run.update(facts={"base_digest": digest})
+
+
 def test_a_model_that_changed_is_refused(source_tree, tiny_model, tmp_path):
     model = tmp_path / "model"
     model.mkdir()

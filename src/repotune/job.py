@@ -209,7 +209,7 @@ def _find_base(state: RunState, config: FineTuningConfig, default: str, emit: Em
         cache=None,
         emit=emit,
     )
-    if facts.get("base_digest", base.digest) != base.digest:
+    if not base.digest.startswith(facts.get("base_digest", "")):  # an older one is its beginning
         raise ModelError(
             f"The model at {base.path} is not the one that this run was started with: put that one "
             "back, or start a new run."

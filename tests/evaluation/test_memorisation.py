@@ -101,6 +101,9 @@ def test_a_secret_that_is_written_out_is_found_and_said(tmp_path):
     assert found.judgement is not None
     assert found.judgement.ruling == "better"
     assert "It has memorised: 1 of 1 canaries are written out" in found.judgement.sentence
+    p_value = found.memorisation.p_value
+    assert p_value > 0.05  # that it is written out is what tells
+    assert f"come by chance with p = {p_value:.2g}, so give it" in found.judgement.sentence
     write_evaluation(tmp_path / "evaluation.json", found)
     assert read_evaluation(tmp_path / "evaluation.json") == found
 

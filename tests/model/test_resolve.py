@@ -94,7 +94,7 @@ def rename(folder):
 )
 def test_the_digest_changes_with_names_sizes_and_configuration(change, folder):
     before = resolve(folder).digest
-    assert re.fullmatch("[0-9a-f]{64}", before)
+    assert re.fullmatch("[0-9a-f]{64}-[0-9a-f]{64}", before)
     change(folder)
     assert resolve(folder).digest != before
 

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from repotune.errors import CheckpointError, RunError
+from repotune.runs import RunFolder
 from repotune.stages import adapter_folder, export, train_on
 
 from .jobs import nothing, ready
@@ -49,6 +50,8 @@ def test_what_is_not_there_or_damaged_is_one_sentence(trained):
         adapter_folder(trained.folder, trained.job, 3),
     ):
         pass
+    with pytest.raises(RunError, match="no checkpoint of step 3, nor of another"):
+        RunFolder(trained.folder.path / "nowhere").refuse_no_adapter(3)
     path = trained.folder.checkpoints / "step-000002" / "lora.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-1])

@@ -1,7 +1,6 @@
 """Checkpoints that are damaged, foreign, or that the disk refuses."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -65,18 +64,6 @@ def test_what_is_saved_is_loaded(tmp_path):
 def test_the_loss_scale_is_kept(tmp_path, loss_scale):
     path = save(tmp_path, state(50, loss_scale=loss_scale))
     assert_same(load(path, like=LIKE, fingerprint="abc"), state(50, loss_scale=loss_scale))
-
-
-def test_what_was_saved_before_there_was_a_loss_scale_is_loaded(tmp_path):
-    path = save(tmp_path, state(50))
-    content = json.loads((path / "state.json").read_bytes())
-    assert content.pop("loss_scale") is None
-    data = json.dumps(content).encode()
-    (path / "state.json").write_bytes(data)
-    seal = json.loads((path / "digests.json").read_bytes())
-    seal["sha256"]["state.json"] = hashlib.sha256(data).hexdigest()
-    (path / "digests.json").write_text(json.dumps(seal, indent=2))
-    assert_same(load(path, like=LIKE, fingerprint="abc"), state(50))
 
 
 def test_the_newest_is_found_and_other_names_are_not_checkpoints(tmp_path):

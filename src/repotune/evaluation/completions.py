@@ -216,8 +216,8 @@ def _refuse_no_fim(tokenizer: CodeTokenizer) -> None:
     if tokenizer.fim is None:
         raise UsageError(
             "This model has no tokens for fill in the middle, so it cannot look at a suffix: leave "
-            "--suffix out, or tune a model that has them (CodeLlama, Qwen2.5-Coder, StarCoder, "
-            "DeepSeek-Coder)."
+            "--suffix out, tune a model that has them (CodeLlama, Qwen2.5-Coder, StarCoder, "
+            "DeepSeek-Coder), or teach it some with `repotune tune --fim-tokens add`."
         )
 
 

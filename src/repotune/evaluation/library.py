@@ -5,14 +5,12 @@ from __future__ import annotations
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from repotune.corpus.duplicates import near_pairs
-from repotune.corpus.shingles import Hashes, shingles, word_hashes
+from repotune.corpus.duplicates import NEAR, repeated
 from repotune.records import Document
 
 MIN_BYTES: Final = 2_000
@@ -22,8 +20,6 @@ _PASSED_OVER: Final = frozenset((
     "site-packages", "test", "tests", "turtledemo",
 ))  # fmt: skip
 """Installed packages, tests, and tables that are no code as people write it."""
-_AT_ONCE: Final = 256
-"""Training files compared at once, so that their 5-grams stay small."""
 _DRAW: Final = 5
 """Keeps these draws apart from others of the same seed."""
 
@@ -53,7 +49,8 @@ def draw_library(
     generator = np.random.default_rng((seed, _DRAW))
     order = generator.permutation(len(found))
     drawn = [(path, text) for path, text in _texts(root, [found[i] for i in order[:files]])]
-    near = _near([text for _, text in drawn], training)
+    python = (one.text for one in training if one.language == "Python")
+    near = repeated([text for _, text in drawn], python, least=NEAR)
     kept = [one for index, one in enumerate(drawn) if index not in near]
     return Library(
         documents=tuple(
@@ -78,22 +75,6 @@ def _texts(root: Path, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         except (OSError, UnicodeDecodeError):
             continue
         yield path, text
-
-
-def _near(texts: Sequence[str], training: Iterable[Document]) -> set[int]:
-    """Which of ``texts`` have a near-duplicate among the Python files of ``training``."""
-    own = [_grams(text) for text in texts]
-    ours = range(len(own))
-    theirs = (document for document in training if document.language == "Python")
-    found: set[int] = set()
-    while batch := [_grams(document.text) for document in islice(theirs, _AT_ONCE)]:
-        sets = [*own, *batch]
-        found |= {one for one, _ in near_pairs(sets, ours, range(len(own), len(sets)))}
-    return found
-
-
-def _grams(text: str) -> Hashes:
-    return shingles(word_hashes(text))
 
 
 def _piece(text: str, characters: int, generator: np.random.Generator) -> str:

@@ -64,9 +64,9 @@ def _memorised(evaluation: Evaluation) -> str:
     extracted = sum(one.extracted for one in found.figures)
     planted = sum(one.canaries for one in found.figures)
     return (
-        f" It has memorised: {extracted} of {planted} canaries are written out, and their losses "
-        f"are lower than those of controls (p = {found.p_value:.2g}), so give it only to people "
-        "who may read the code."
+        f" It has memorised: {extracted} of {planted} canaries are written out, and losses so low "
+        f"beside those of controls come by chance with p = {found.p_value:.2g}, so give it only to "
+        "people who may read the code."
     )
 
 

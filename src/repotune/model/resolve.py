@@ -98,20 +98,22 @@ def _refuse_pickles(folder: Path) -> None:
 def _digest(files: Iterable[Path], description: bytes) -> str:
     """See ``ModelRef.digest``: quick, since of the weights themselves only samples are read.
 
-    Another tuning of the same architecture changes nearly all numbers, so it changes those too.
+    Another tuning of the same architecture changes nearly all numbers, so it changes those too. The
+    samples come last: runs of before they were taken know all that stands before them.
     """
-    digest = hashlib.sha256(description)
+    sizes, samples = [], hashlib.sha256()
     for path in files:
         size = path.stat().st_size
-        digest.update(json.dumps((path.name, size)).encode())
+        sizes.append((path.name, size))
         try:
             with path.open("rb") as file:
                 for sample in range(SAMPLES):
                     file.seek(size * sample // SAMPLES)
-                    digest.update(file.read(SAMPLE_BYTES))
+                    samples.update(file.read(SAMPLE_BYTES))
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
-    return digest.hexdigest()
+    described = hashlib.sha256(json.dumps(sizes).encode() + description)
+    return f"{described.hexdigest()}-{samples.hexdigest()}"
 
 
 def weights_id(ref: ModelRef) -> str:

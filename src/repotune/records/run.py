@@ -176,9 +176,9 @@ class ModelRef:
     path: str
     """A folder in Hugging Face layout, or a GGUF file."""
     digest: str
-    """SHA-256 over names, sizes and samples of the weight files and over ``config.json`` or the
-    GGUF's header: it tells whether the base that a run was trained on is still the one at
-    ``path``."""
+    """SHA-256 over names and sizes of the weight files and ``config.json`` or the GGUF's header,
+    and one over samples of the weight files: whether the base that a run was trained on is still
+    the one at ``path``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

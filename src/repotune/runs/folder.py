@@ -138,9 +138,10 @@ class RunFolder:
         """Raise RunError if there is neither an adapter nor, where ``step`` is given, the
         checkpoint of that step; ``otherwise`` is what else can be done."""
         steps = self.kept_steps()
-        kept = f"those of steps {', '.join(map(str, steps))}" if steps else "none"
+        kept = f"those of steps {', '.join(map(str, steps))}"
         if step is not None and step not in steps:
-            raise RunError(f"{self.path} keeps no checkpoint of step {step}, but {kept}.")
+            others = f"but {kept}" if steps else "nor of another: leave --step out"
+            raise RunError(f"{self.path} keeps no checkpoint of step {step}, {others}.")
         if step is None and not self.adapter.exists():
             or_step = f", or take a checkpoint ({kept}) with --step" if steps else ""
             raise RunError(

@@ -42,7 +42,8 @@ LORA, OPTIMIZER, STATE, DIGESTS = (
     "state.json",
     "digests.json",
 )
-FORMAT = 3
+FORMAT = 4
+"""Raised also when the same settings have another fingerprint."""
 WHOLE = "; what was saved before is whole"
 THEN = "the run goes on by itself, or later with --resume"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -190,8 +191,7 @@ def load(path: Path, *, like: Mapping[str, Tensor], fingerprint: str) -> Checkpo
             f"Checkpoint {path} was made with other settings, rows or another base model: "
             "put back what was changed, or start a new run."
         )
-    # Missing in what was saved before fp16 was there; null where gradients are not scaled.
-    scaling = state.get("loss_scale")
+    scaling = state["loss_scale"]  # null where gradients are not scaled
     lora, moments = _tensors(path / LORA), _tensors(path / OPTIMIZER)
     _refuse_unlike(path / LORA, lora, like)
     _refuse_unlike(path / OPTIMIZER, moments, _moments(like, like))
