@@ -271,7 +271,7 @@ def _card_facts(work: _Work) -> CardFacts:
         steps=work.step or training.get("steps"),
         corpus=read_summary(run.corpus) if run.corpus.exists() else None,
         evaluation=read_evaluation(run.evaluation) if is_judged else None,
-        fim=(names[fim.prefix_id], names[fim.suffix_id], names[fim.middle_id]) if fim else None,
+        fim=fim.text(names, "{code before the cursor}", "{code after it}") if fim else None,
         stops=tuple(names[number] for number in sorted(job.tokenizer.stop_ids)),
         command=_command(work, work.name),
         proof=None,
@@ -305,7 +305,9 @@ def _command(work: _Work, folder: str) -> str:
         case "merged":
             return f"AutoModelForCausalLM.from_pretrained({folder!r})"
         case "gguf":
-            return f"llama-server -m {place}/{work.file}"
+            fim = work.job.tokenizer.fim
+            order = " --spm-infill" if fim is not None and fim.suffix_first else ""
+            return f"llama-server -m {place}/{work.file}{order}"
         case "ollama":
             return f"ollama create {work.name} -f {place}/Modelfile"
         case _:

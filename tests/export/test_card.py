@@ -25,7 +25,8 @@ FACTS = CardFacts(
             "stop_rate": Compared(base=1.0, tuned=0.5, count=18, difference=None),
         },
     ),
-    fim=("▁<PRE>", "▁<SUF>", "▁<MID>"), stops=("</s>", "▁<EOT>"), command="llama-server -m x",
+    fim="▁<PRE>{before} ▁<SUF>{after} ▁<MID>", stops=("</s>", "▁<EOT>"),
+    command="llama-server -m x",
     proof=Proof(
         by="llama.cpp", positions=125, drift=0.25, drift_bound=0.6, same_token=0.9, nats=0.78,
         their_nats=0.8, loss_bound=0.15, adapter_share=1.02,
@@ -47,7 +48,7 @@ def test_it_says_where_it_comes_from_what_it_learned_and_how_well():
         "| gap filled, exact | 12.5% | 37.5% |",
         "| gap filled, stopped by itself | 100.0% | 50.0% |",
         "95 % interval: -0.2000 to -0.1000",
-        "`▁<PRE>`, the code before the cursor, `▁<SUF>`", "It stops at `</s>`, `▁<EOT>`.",
+        "`▁<PRE>{before} ▁<SUF>{after} ▁<MID>`", "It stops at `</s>`, `▁<EOT>`.",
         "logits differ by 25.00% (relative L2; bound 60%)",
         "Not checked: ollama itself did not read it.", "The base model is under llama2",
     ):  # fmt: skip

@@ -46,11 +46,12 @@ def test_the_four_stand_behind_the_vocabulary(taught, starter):
     assert taught.added_ids == ids
     assert taught.vocab_size == starter.vocab_size + 4
     assert taught.fim == FimFormat(
-        prefix_id=FIRST, suffix_id=FIRST + 1, middle_id=FIRST + 2, end_id=FIRST + 3, spm="never"
-    )
+        prefix_id=FIRST, suffix_id=FIRST + 1, middle_id=FIRST + 2, end_id=FIRST + 3, spm="never",
+        suffix_first=True,
+    )  # fmt: skip
     assert FIRST + 3 in taught.stop_ids
     assert prompt_ids(taught, "a", "b").tolist() == [
-        FIRST, *taught.encode("a"), FIRST + 1, *taught.encode("b"), FIRST + 2,
+        FIRST + 1, *taught.encode("b"), FIRST, *taught.encode("a"), FIRST + 2,
     ]  # fmt: skip
 
 
@@ -78,7 +79,11 @@ def test_transformers_reads_them_behind_the_starters_vocabulary(tmp_path, taught
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     assert theirs.convert_tokens_to_ids(NAMES) == list(taught.added_ids)
     assert len(theirs) == FIRST + 4
-    prompt = f"{NAMES[0]}def f(x):\n{NAMES[1]}    return x\n{NAMES[2]}"
+    assert taught.fim is not None
+    prompt = taught.fim.text(
+        token_names(starter_path(), add_fim=True), "def f(x):\n", "    return x\n"
+    )
+    assert prompt == f"{NAMES[1]}    return x\n{NAMES[0]}def f(x):\n{NAMES[2]}"
     ours = prompt_ids(taught, "def f(x):\n", "    return x\n").tolist()
     assert theirs.encode(prompt, add_special_tokens=False) == ours
 

@@ -34,8 +34,8 @@ class CardFacts:
     steps: int | None
     corpus: CorpusSummary | None
     evaluation: Evaluation | None
-    fim: tuple[str, str, str] | None
-    """The tokens before prefix, suffix and middle; None if the model has none."""
+    fim: str | None
+    """How a prompt around a gap is written; None if the model has no tokens for it."""
     stops: tuple[str, ...]
     command: str
     proof: Proof | None
@@ -89,11 +89,7 @@ def _tokens(facts: CardFacts) -> str:
     stops = ", ".join(f"`{token}`" for token in facts.stops)
     if facts.fim is None:
         return f"It completes from left to right. It stops at {stops}."
-    prefix, suffix, middle = facts.fim
-    return (
-        f"To fill in the middle: `{prefix}`, the code before the cursor, `{suffix}`, the code "
-        f"after it, `{middle}`. It stops at {stops}."
-    )
+    return f"To fill in the middle: `{facts.fim}`. It stops at {stops}."
 
 
 def _data(corpus: CorpusSummary | None) -> str:

@@ -33,8 +33,7 @@ def _template(tokenizer: CodeTokenizer, tokens: Any) -> str:
         return "{{ .Prompt }}"
     return (
         "{{- if .Suffix }}"
-        f"{tokens[fim.prefix_id]}{{{{ .Prompt }}}}{tokens[fim.suffix_id]}{{{{ .Suffix }}}}"
-        f"{tokens[fim.middle_id]}"
+        f"{fim.text(tokens, '{{ .Prompt }}', '{{ .Suffix }}')}"
         "{{- else }}{{ .Prompt }}{{- end }}"
     )
 

@@ -132,10 +132,8 @@ def tokenizer_questions(
     wanted = tokenizer.encode_lists(CODE, continuation=not spaced)
     if tokenizer.fim is not None:
         tokens, fim = metadata["tokenizer.ggml.tokens"], tokenizer.fim
-        names = (tokens[fim.prefix_id], tokens[fim.suffix_id], tokens[fim.middle_id])
         before, after = tokenizer.encode_lists(GAP, continuation=not spaced)
-        prompt = f"{names[0]}{GAP[0]}{names[1]}{GAP[1]}{names[2]}"
-        texts.append(Text(text=prompt, special=True))
+        texts.append(Text(text=fim.text(tokens, *GAP), special=True))
         wanted.append(fim.prompt([], before, after))
     return texts, wanted
 

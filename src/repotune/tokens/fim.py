@@ -2,6 +2,7 @@
 
     prefix-suffix-middle   [BOS] PRE prefix SUF suffix MID middle END      every family
     suffix-prefix-middle   [BOS] PRE SUF suffix MID prefix middle END      CodeLlama, StarCoder
+    suffix first           [BOS] SUF suffix PRE prefix MID middle END      models that are taught
 
 The families differ in the tokens that stand for PRE, SUF, MID and END, and in whether prefix and
 middle are encoded as one text in the second order. They are told apart by the tokens in the
@@ -34,6 +35,8 @@ class FimFormat:
     spm: Spm
     """Suffix-prefix-middle: not trained, or with prefix and middle encoded as one text
     (``joined``) or each by itself (``apart``)."""
+    suffix_first: bool = False
+    """The only order is ``[BOS] SUF suffix PRE prefix MID middle END``."""
 
     @property
     def ids(self) -> frozenset[int]:
@@ -61,7 +64,14 @@ class FimFormat:
 
     def prompt(self, bos: Sequence[int], prefix: Sequence[int], suffix: Sequence[int]) -> list[int]:
         """What stands before the middle: it ends with the id that asks for one."""
-        return [*bos, self.prefix_id, *prefix, self.suffix_id, *suffix, self.middle_id]
+        before, after = [self.prefix_id, *prefix], [self.suffix_id, *suffix]
+        return [*bos, *(after + before if self.suffix_first else before + after), self.middle_id]
+
+    def text(self, names: Mapping[int, str] | Sequence[str], prefix: str, suffix: str) -> str:
+        """``prompt`` as text, in a vocabulary whose tokens are called ``names``."""
+        before, after = f"{names[self.prefix_id]}{prefix}", f"{names[self.suffix_id]}{suffix}"
+        whole = after + before if self.suffix_first else before + after
+        return f"{whole}{names[self.middle_id]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +84,7 @@ class Family:
     end: str | None
     """None: a document ends with the model's end-of-sequence token."""
     spm: Spm
+    suffix_first: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -84,10 +95,12 @@ class Family:
 
 ADDED: Final = Family(
     prefix="<|fim_prefix|>", suffix="<|fim_suffix|>", middle="<|fim_middle|>", end="<|fim_end|>",
-    spm="never",
+    spm="never", suffix_first=True,
 )  # fmt: skip
 """What a model is taught that has no tokens of its own: Qwen2.5-Coder's names, which editors and
-llama.cpp know, and an end that no text has; one order, since there is little to learn it from."""
+llama.cpp know, and an end that no text has. One order, since there is little to learn it from, and
+the one in which the middle follows its prefix: a model that has read from left to right goes on at
+once, where it would have to learn first to look back over the suffix (``benchmarks``)."""
 FAMILIES: Final[Mapping[str, Family]] = {
     "taught": ADDED,
     "CodeLlama": Family(
@@ -126,6 +139,7 @@ def find_fim(special: Mapping[str, int], eos_id: int) -> FimFormat | None:
         middle_id=special[family.middle],
         end_id=eos_id if family.end is None else special[family.end],
         spm=family.spm,
+        suffix_first=family.suffix_first,
     )
 
 
