@@ -125,7 +125,10 @@ def test_the_card_says_what_it_is_made_of(run, base, tmp_path):
     assert f"{evaluation['tuned_bits_per_byte']:.4f}" in card
     corpus = json.loads((RunFolder(run).corpus / "summary.json").read_text("utf-8"))
     assert f"{corpus['files_kept']} of {corpus['files_seen']} files of the repository" in card
-    assert "`<|fim_prefix|>`, the code before the cursor, `<|fim_suffix|>`" in card
+    assert (
+        "`<|fim_prefix|>{code before the cursor}<|fim_suffix|>{code after it}<|fim_middle|>`"
+        in card
+    )
     assert "in 3 steps" in card
     assert done.proof is not None
     assert done.proof.by in card

@@ -305,9 +305,7 @@ def _command(work: _Work, folder: str) -> str:
         case "merged":
             return f"AutoModelForCausalLM.from_pretrained({folder!r})"
         case "gguf":
-            fim = work.job.tokenizer.fim
-            order = " --spm-infill" if fim is not None and fim.suffix_first else ""
-            return f"llama-server -m {place}/{work.file}{order}"
+            return f"llama-server -m {place}/{work.file}"
         case "ollama":
             return f"ollama create {work.name} -f {place}/Modelfile"
         case _:

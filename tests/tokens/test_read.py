@@ -51,7 +51,7 @@ def test_the_four_stand_behind_the_vocabulary(taught, starter):
     )  # fmt: skip
     assert FIRST + 3 in taught.stop_ids
     assert prompt_ids(taught, "a", "b").tolist() == [
-        FIRST + 1, *taught.encode("b"), FIRST, *taught.encode("a"), FIRST + 2,
+        FIRST, FIRST + 1, *taught.encode("b"), FIRST + 2, *taught.encode("a"),
     ]  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def test_transformers_reads_them_behind_the_starters_vocabulary(tmp_path, taught
     prompt = taught.fim.text(
         token_names(starter_path(), add_fim=True), "def f(x):\n", "    return x\n"
     )
-    assert prompt == f"{NAMES[1]}    return x\n{NAMES[0]}def f(x):\n{NAMES[2]}"
+    assert prompt == f"{NAMES[0]}{NAMES[1]}    return x\n{NAMES[2]}def f(x):\n"
     ours = prompt_ids(taught, "def f(x):\n", "    return x\n").tolist()
     assert theirs.encode(prompt, add_special_tokens=False) == ours
 

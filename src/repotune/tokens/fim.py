@@ -1,8 +1,8 @@
 """Fill in the middle: which tokens a vocabulary has for it, and ids in the order of training.
 
     prefix-suffix-middle   [BOS] PRE prefix SUF suffix MID middle END      every family
-    suffix-prefix-middle   [BOS] PRE SUF suffix MID prefix middle END      CodeLlama, StarCoder
-    suffix first           [BOS] SUF suffix PRE prefix MID middle END      models that are taught
+    suffix-prefix-middle   [BOS] PRE SUF suffix MID prefix middle END      CodeLlama, StarCoder,
+                                                                           models that are taught
 
 The families differ in the tokens that stand for PRE, SUF, MID and END, and in whether prefix and
 middle are encoded as one text in the second order. They are told apart by the tokens in the
@@ -36,7 +36,7 @@ class FimFormat:
     """Suffix-prefix-middle: not trained, or with prefix and middle encoded as one text
     (``joined``) or each by itself (``apart``)."""
     suffix_first: bool = False
-    """The only order is ``[BOS] SUF suffix PRE prefix MID middle END``."""
+    """Suffix-prefix-middle is the only order, each encoded by itself."""
 
     @property
     def ids(self) -> frozenset[int]:
@@ -63,15 +63,18 @@ class FimFormat:
         ]  # fmt: skip
 
     def prompt(self, bos: Sequence[int], prefix: Sequence[int], suffix: Sequence[int]) -> list[int]:
-        """What stands before the middle: it ends with the id that asks for one."""
-        before, after = [self.prefix_id, *prefix], [self.suffix_id, *suffix]
-        return [*bos, *(after + before if self.suffix_first else before + after), self.middle_id]
+        """What stands before the middle: it ends with the id that asks for one, or the prefix."""
+        if self.suffix_first:
+            return [*bos, self.prefix_id, self.suffix_id, *suffix, self.middle_id, *prefix]
+        return [*bos, self.prefix_id, *prefix, self.suffix_id, *suffix, self.middle_id]
 
     def text(self, names: Mapping[int, str] | Sequence[str], prefix: str, suffix: str) -> str:
         """``prompt`` as text, in a vocabulary whose tokens are called ``names``."""
-        before, after = f"{names[self.prefix_id]}{prefix}", f"{names[self.suffix_id]}{suffix}"
-        whole = after + before if self.suffix_first else before + after
-        return f"{whole}{names[self.middle_id]}"
+        ids = (self.prefix_id, self.suffix_id, self.middle_id)
+        before, after, asks = (names[one] for one in ids)
+        if self.suffix_first:
+            return f"{before}{after}{suffix}{asks}{prefix}"
+        return f"{before}{prefix}{after}{suffix}{asks}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
