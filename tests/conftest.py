@@ -78,3 +78,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, source_tree: Path) -> P
     )  # fmt: skip
     transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(source_tree, tiny_model, tmp_path_factory):
+    """A whole run on the tiny model, and what it said; read it, or evaluate it again."""
+    from repotune import tune
+
+    from .pipeline_runs import settings
+
+    events = []
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    result = tune(source_tree, settings(tiny_model, folder), emit=events.append)
+    return result, events
