@@ -19,6 +19,11 @@ def starter() -> CodeTokenizer:
 
 
 @pytest.fixture(scope="session")
+def taught() -> CodeTokenizer:
+    return load_tokenizer(starter_path(), add_fim=True)
+
+
+@pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Family -> a folder in Hugging Face layout."""
     made = {"codellama": write_codellama(tmp_path_factory.mktemp("codellama"))}

@@ -76,6 +76,19 @@ def test_prefix_middle_and_suffix_join_to_the_document(family, families):
     assert (0.4 < share < 0.6) if tokenizer.fim.spm != "never" else share == 0
 
 
+def test_a_taught_model_sees_many_short_gaps_and_some_long_ones(taught, codellama):
+    text = "".join(f"value_{number} = {number}\n" for number in range(20_000))
+    pieces = cut(taught, [document("long.py", text)], length=1024, rate=1.0).pieces[:-1]
+    octaves = np.log2([piece.source_tokens for piece in pieces]).astype(int)
+    # 64 to 1,015 tokens, each octave half as often as the one before.
+    shares = np.bincount(octaves, minlength=10)[6:10] / len(pieces)
+    assert len(pieces) > 500
+    assert np.abs(shares - [0.53, 0.27, 0.13, 0.07]).max() < 0.08
+    # One that knows them already keeps its context.
+    known = cut(codellama, [document("long.py", text)], length=1024, rate=1.0).pieces[:-1]
+    assert min(piece.source_tokens for piece in known) > 1000
+
+
 @pytest.mark.parametrize("rate", [0.5, 0.7])
 def test_the_rate_is_kept(rate, codellama):
     documents = [document(f"{number}.py", f"x = {number}\ny = 2\n") for number in range(20_000)]

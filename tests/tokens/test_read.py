@@ -20,11 +20,6 @@ NAMES = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_end|>"]
 FIRST = 49_152  # the starter's vocabulary
 
 
-@pytest.fixture(scope="module")
-def taught():
-    return load_tokenizer(starter_path(), add_fim=True)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A tokenizer of bytes in Hugging Face layout, with one special token."""
@@ -47,11 +42,11 @@ def test_the_four_stand_behind_the_vocabulary(taught, starter):
     assert taught.vocab_size == starter.vocab_size + 4
     assert taught.fim == FimFormat(
         prefix_id=FIRST, suffix_id=FIRST + 1, middle_id=FIRST + 2, end_id=FIRST + 3, spm="never",
-        suffix_first=True,
+        taught=True,
     )  # fmt: skip
     assert FIRST + 3 in taught.stop_ids
     assert prompt_ids(taught, "a", "b").tolist() == [
-        FIRST, FIRST + 1, *taught.encode("b"), FIRST + 2, *taught.encode("a"),
+        FIRST + 1, *taught.encode("b"), FIRST, *taught.encode("a"), FIRST + 2,
     ]  # fmt: skip
 
 
@@ -83,7 +78,7 @@ def test_transformers_reads_them_behind_the_starters_vocabulary(tmp_path, taught
     prompt = taught.fim.text(
         token_names(starter_path(), add_fim=True), "def f(x):\n", "    return x\n"
     )
-    assert prompt == f"{NAMES[0]}{NAMES[1]}    return x\n{NAMES[2]}def f(x):\n"
+    assert prompt == f"{NAMES[1]}    return x\n{NAMES[0]}def f(x):\n{NAMES[2]}"
     ours = prompt_ids(taught, "def f(x):\n", "    return x\n").tolist()
     assert theirs.encode(prompt, add_special_tokens=False) == ours
 

@@ -123,8 +123,8 @@ def test_a_missing_file(name, tmp_path):
     ("name", "content", "message"),
     [
         ("tokens.json", b"{", "tokens.json is damaged"),
-        ("tokens.json", b'{"version": 1}', "tokens.json is damaged"),
-        ("tokens.json", b'{"version": 99}', r"another version .*format 99, and 1 can be read"),
+        ("tokens.json", b'{"version": 2}', "tokens.json is damaged"),
+        ("tokens.json", b'{"version": 99}', r"another version .*format 99, and 2 can be read"),
         ("rows.parquet", b"PAR1", "rows.parquet is damaged"),
         ("ids-000.bin", b"\0" * 47, "has 47 bytes instead of 48"),
         ("ids-000.bin", b"", "has 0 bytes instead of 48"),

@@ -6,12 +6,13 @@ from random import Random
 from typing import Final
 
 SPAN_SHARE: Final = 0.4
-CURSOR_SHARE: Final = 0.3
+CURSOR_SHARE: Final = 0.4
 """The rest is cut at random characters. Spans that follow the code teach more than random ones
 (arXiv 2506.00204), a cursor to the end of its line is what an editor asks for most, and random
 cuts keep what Bavarian et al. (arXiv 2207.14255) measured: robustness inside a token."""
-MAX_LINES: Final = 8
-"""Of a span of lines; a block by indentation may be longer, up to half of the text."""
+MORE_LINES: Final = 0.5
+"""That a span of lines goes on after each; a block by indentation ends where it ends, or at half of
+the text."""
 
 
 def choose_middle(text: str, random: Random) -> tuple[int, int]:
@@ -26,11 +27,14 @@ def choose_middle(text: str, random: Random) -> tuple[int, int]:
 
 
 def _characters(text: str, random: Random) -> tuple[int, int]:
-    """Both ends uniform over all places, and apart."""
+    """From any place on; one character or all that is left, each doubling as likely as the next.
+
+    With both ends uniform a third of the text is the middle, and hardly an end is seen.
+    """
     if len(text) < 2:
         return 0, len(text)
-    one, other = random.sample(range(len(text) + 1), 2)
-    return min(one, other), max(one, other)
+    start = random.randrange(len(text))
+    return start, start + round((len(text) - start) ** random.random())
 
 
 def _cursor_to_line_end(text: str, random: Random) -> tuple[int, int] | None:
@@ -43,17 +47,21 @@ def _cursor_to_line_end(text: str, random: Random) -> tuple[int, int] | None:
 
 
 def _lines(text: str, random: Random) -> tuple[int, int] | None:
-    """One to eight whole lines, with their line ends."""
+    """One line or more, up to the end of the last, from where the first or its code begins.
+
+    The last line's end stays in the suffix, as in an editor, whose cursor stands on a line.
+    """
     line = _line_with_code(text, random)
     if line is None:
         return None
     start, end = line
-    for _ in range(random.randrange(MAX_LINES)):
+    first = start if random.random() < 0.5 else _code_start(text, start, end)
+    while random.random() < MORE_LINES:
         following = text.find("\n", end + 1)
         if following < 0 or following - start > len(text) // 2:
             break
         end = following
-    return start, min(end + 1, len(text))
+    return first, end
 
 
 def _block(text: str, random: Random) -> tuple[int, int] | None:

@@ -1,8 +1,8 @@
 """Fill in the middle: which tokens a vocabulary has for it, and ids in the order of training.
 
     prefix-suffix-middle   [BOS] PRE prefix SUF suffix MID middle END      every family
-    suffix-prefix-middle   [BOS] PRE SUF suffix MID prefix middle END      CodeLlama, StarCoder,
-                                                                           models that are taught
+    suffix-prefix-middle   [BOS] PRE SUF suffix MID prefix middle END      CodeLlama, StarCoder
+    the same, marked       [BOS] SUF suffix PRE prefix MID middle END      models that are taught
 
 The families differ in the tokens that stand for PRE, SUF, MID and END, and in whether prefix and
 middle are encoded as one text in the second order. They are told apart by the tokens in the
@@ -35,8 +35,8 @@ class FimFormat:
     spm: Spm
     """Suffix-prefix-middle: not trained, or with prefix and middle encoded as one text
     (``joined``) or each by itself (``apart``)."""
-    suffix_first: bool = False
-    """Suffix-prefix-middle is the only order, each encoded by itself."""
+    taught: bool = False
+    """Not the base's own: the suffix stands first, and the middle's token before the middle."""
 
     @property
     def ids(self) -> frozenset[int]:
@@ -50,7 +50,7 @@ class FimFormat:
         suffix: Sequence[int],
         middle: Sequence[int],
     ) -> list[int]:
-        """A document for training, prefix first; ``bos`` has one id or none."""
+        """A document for training: ``prompt``, middle, end; ``bos`` has one id or none."""
         return [*self.prompt(bos, prefix, suffix), *middle, self.end_id]
 
     def spm_document(
@@ -63,17 +63,17 @@ class FimFormat:
         ]  # fmt: skip
 
     def prompt(self, bos: Sequence[int], prefix: Sequence[int], suffix: Sequence[int]) -> list[int]:
-        """What stands before the middle: it ends with the id that asks for one, or the prefix."""
-        if self.suffix_first:
-            return [*bos, self.prefix_id, self.suffix_id, *suffix, self.middle_id, *prefix]
+        """What stands before the middle; it ends with the id that asks for one."""
+        if self.taught:
+            return [*bos, self.suffix_id, *suffix, self.prefix_id, *prefix, self.middle_id]
         return [*bos, self.prefix_id, *prefix, self.suffix_id, *suffix, self.middle_id]
 
     def text(self, names: Mapping[int, str] | Sequence[str], prefix: str, suffix: str) -> str:
         """``prompt`` as text, in a vocabulary whose tokens are called ``names``."""
         ids = (self.prefix_id, self.suffix_id, self.middle_id)
         before, after, asks = (names[one] for one in ids)
-        if self.suffix_first:
-            return f"{before}{after}{suffix}{asks}{prefix}"
+        if self.taught:
+            return f"{after}{suffix}{before}{prefix}{asks}"
         return f"{before}{prefix}{after}{suffix}{asks}"
 
 
@@ -87,7 +87,7 @@ class Family:
     end: str | None
     """None: a document ends with the model's end-of-sequence token."""
     spm: Spm
-    suffix_first: bool = False
+    taught: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -98,12 +98,13 @@ class Family:
 
 ADDED: Final = Family(
     prefix="<|fim_prefix|>", suffix="<|fim_suffix|>", middle="<|fim_middle|>", end="<|fim_end|>",
-    spm="never", suffix_first=True,
+    spm="never", taught=True,
 )  # fmt: skip
 """What a model is taught that has no tokens of its own: Qwen2.5-Coder's names, which editors and
-llama.cpp know, and an end that no text has. One order, since there is little to learn it from, and
-the one in which the middle follows its prefix: a model that has read from left to right goes on at
-once, where it would have to learn first to look back over the suffix (``benchmarks``)."""
+llama.cpp know, and an end that no text has. One order, since there is little to learn it from:
+suffix, prefix, middle, so that the middle goes on from what stands just before it, with the
+middle's token between them, without which no end is learned (measured, see ``benchmarks``). It is
+that of llama.cpp's ``--spm-infill``."""
 FAMILIES: Final[Mapping[str, Family]] = {
     "taught": ADDED,
     "CodeLlama": Family(
@@ -142,7 +143,7 @@ def find_fim(special: Mapping[str, int], eos_id: int) -> FimFormat | None:
         middle_id=special[family.middle],
         end_id=eos_id if family.end is None else special[family.end],
         spm=family.spm,
-        suffix_first=family.suffix_first,
+        taught=family.taught,
     )
 
 

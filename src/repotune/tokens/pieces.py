@@ -28,6 +28,8 @@ what stands before the end."""
 FIM_ROOM: Final = 5
 """Tokens that cutting a text in three may add, since three texts merge less than one. A piece
 that grows by more stays as it is; on the standard library that is about one in 1,000."""
+SHORTEST: Final = 64
+"""Tokens of a text with a gap, for a model that has everything to learn about gaps."""
 MIN_FIM_TOKENS: Final = 16
 """Rows that are too short for this much text beside the four tokens have no fill in the middle."""
 
@@ -119,6 +121,8 @@ class Cutter:
             as_fim = bool(fim_room) and random.random() < self.fim_rate
             left = len(ids) - start
             room = fim_room if as_fim else text_room
+            if as_fim and fim is not None and fim.taught:
+                room = _short(fim_room, random)
             if left + (not as_fim) <= room:
                 stop = len(ids)
             else:
@@ -196,6 +200,15 @@ class Cutter:
         if span.suffix_first:
             return fim.spm_document(self._bos(), suffix, [*head, *middle])
         return fim.psm(self._bos(), head, suffix, middle)
+
+
+def _short(room: int, random: Random) -> int:
+    """``SHORTEST`` to ``room`` tokens, half as often twice as long: as many tokens of each length.
+
+    What a gap teaches are its few tokens and its end: short texts have more of them.
+    """
+    shortest = min(SHORTEST, room)
+    return int(shortest / (1 - random.random() * (1 - shortest / room)))
 
 
 def _three(span: _Span) -> tuple[str, str, str]:

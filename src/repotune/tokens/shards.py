@@ -31,7 +31,7 @@ from repotune.errors import RunError
 from repotune.records import IGNORE, IntArray, Row, RowsSummary
 from repotune.tokens.pieces import Piece
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raise it whenever the same documents become other rows, or the files look different."""
 ROWS: Final = "rows.parquet"
 TOKENS: Final = "tokens.json"
