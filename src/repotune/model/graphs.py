@@ -51,16 +51,17 @@ class Graphs:
         self._recorded: dict[Hashable, _Recorded] = {}
         self._seen: set[Hashable] = set()
         self._refused: set[Hashable] = set()
-        """Passes, and names of work, for whose recording there was no memory."""
+        """Passes and names of work that could not be recorded."""
         self._warm: set[str] = set()
         self._fixed: dict[str, torch.cuda.CUDAGraph] = {}
-        self._pool = _new_pool(on_gpu)
+        self._pool, self._fixed_pool = _new_pool(on_gpu), _new_pool(on_gpu)
 
     def clear(self, *, of_rows: bool = True) -> None:
         """Forget the recorded passes, or those of rows: the memory that they write to may go."""
         if not of_rows:
             self._fixed.clear()
             self._warm.clear()
+            self._fixed_pool = _new_pool(self._on_gpu)
         self._recorded.clear()
         self._seen.clear()
         self._refused.clear()
@@ -78,10 +79,11 @@ class Graphs:
             graph = torch.cuda.CUDAGraph()
             torch.cuda.synchronize()
             try:
-                with torch.cuda.graph(graph):
+                with torch.cuda.graph(graph, pool=self._fixed_pool):
                     work()
-            except torch.OutOfMemoryError:
-                # As in ``run``: nothing was computed yet.
+            except RuntimeError:
+                # No memory, as in ``run``, or something that cannot be recorded, such as an
+                # operation that waits: nothing was computed yet.
                 self._refused.add(name)
                 work()
                 return
@@ -121,5 +123,5 @@ class Graphs:
 
 
 def _new_pool(on_gpu: bool) -> torch.cuda._POOL_HANDLE | None:
-    """One memory for all rows' graphs: none runs beside another, nor reads what it has left."""
+    """One memory for several graphs: none runs beside another, nor reads what it has left."""
     return torch.cuda.graph_pool_handle() if on_gpu else None

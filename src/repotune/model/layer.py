@@ -29,7 +29,8 @@ class RowContext:
 
     cos_T1h: Tensor
     sin_T1h: Tensor
-    documents: Documents
+    documents: Documents | None
+    """None where a cache attends: nothing of such a row is kept for a backward."""
     adapted: bool = True
     seed: int | None = None
     """Of the dropout masks; None: no dropout."""
@@ -200,6 +201,7 @@ class Layer:
         o_in = _padded(kept, "o_in", tokens, self.o)
         attended = Attended(self.heads.of_queries(self.o.x_of(o_in)))
         if attend is None:
+            assert row.documents is not None
             attended = self.ops.attention(q, k, v, row.documents, attended.out)
         else:
             attend(q, k, v, attended.out)
@@ -254,6 +256,7 @@ class Layer:
         row: RowContext, scratch: Buffers, out: Tensor,
     ) -> None:  # fmt: skip
         tokens = len(x_TD)
+        assert row.documents is not None
         # Of the strides of attention's output, see ``kernels.triton.attention``.
         dattended = self.o.x_of(_padded(scratch, "dnormed", tokens, self.o))
         self.o.backward(
