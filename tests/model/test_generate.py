@@ -7,7 +7,7 @@ import transformers
 
 from repotune.model import Decoder, generate_batch, open_weights, resolve_model
 from repotune.model.cache import cache_bytes
-from repotune.model.generate import ON_CPU, ON_GPU, cache_tokens
+from repotune.model.generate import ON_CPU, ON_GPU, cache_tokens, wide_layers
 from repotune.records import LINEAR_MODULES, LoraSpec
 
 VOCAB = 97
@@ -110,3 +110,30 @@ def test_nothing_asked_is_nothing_written(pair):
     assert generate_batch(decoder, [], max_new_tokens=3, stop=never, adapted=True) == []
     asked = prompts(3, 4)
     assert generate_batch(decoder, asked, max_new_tokens=0, stop=never, adapted=True) == [[], []]
+
+
+def test_4_bit_weights_are_wide_where_there_is_room_and_write_the_same(tmp_path):
+    config = transformers.LlamaConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=64, num_hidden_layers=3,
+        num_attention_heads=4,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    ref = resolve_model(str(tmp_path), revision=None, offline=True, cache=None, emit=print)
+    lora = LoraSpec(r=2, alpha=4.0, dropout=0.0, target_modules=LINEAR_MODULES)
+    decoder = Decoder(open_weights(ref), lora=lora, dtype=torch.float32, use_4bit=True)
+    for one in decoder.lora_state().values():
+        one.fill_(0.05)
+    decoder.refresh()
+    asked = prompts(5, 12)
+    narrow = generate_batch(decoder, asked, max_new_tokens=6, stop=never, adapted=True)
+    logits = decoder.logits(asked[1])
+    each = 4 * 7 * 64 * 64  # q, k, v, o, gate, up, down in fp32
+    decoder.layers[1].expand(True)  # as a training may have it
+    with wide_layers(decoder, 2 * each):
+        assert torch.equal(decoder.logits(asked[1]), logits)
+        again = generate_batch(decoder, asked, max_new_tokens=6, stop=never, adapted=True)
+        assert again == narrow
+        assert not any(layer.expand(True) for layer in decoder.layers[:2])
+        assert decoder.layers[2].expand(True)
+    assert [layer.expand(False) for layer in decoder.layers] == [False, True, True]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-from repotune.model.cache import ALIGNED_KEYS, cache_bytes
+from repotune.model.cache import ALIGNED_KEYS, KVCache, cache_bytes
 from repotune.model.decoder import Decoder
 from repotune.model.greedy import Greedy
+from repotune.model.layer import Layer
 from repotune.records import IntArray
 
 CPU_CACHE_BYTES: Final = 2**30
+GPU_WIDE_SHARE: Final = 0.5
+"""Of the memory that is free, for 4-bit weights in 16 bits."""
 GPU_CACHE_SHARE: Final = 0.5
-"""Of the memory that is free."""
+"""Of the memory that is then free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,20 +58,29 @@ def generate_batch(
     (None: what is there for it), at least one; where one ends, the next begins. ``pace`` is that of
     the device.
     """
-    found: list[list[int]] = [[] for _ in prompts]
     if not prompts or max_new_tokens < 1:
-        return found
+        return [[] for _ in prompts]
+    pace = pace or (ON_GPU if decoder.device.type == "cuda" else ON_CPU)
+    with wide_layers(decoder, int(GPU_WIDE_SHARE * _free_on_gpu(decoder.device))):
+        capacity = cache_tokens(max(map(len, prompts)), max_new_tokens, pace)
+        budget = _cache_budget(decoder) if max_cache_bytes is None else max_cache_bytes
+        slots = budget // cache_bytes(decoder.shape, capacity, decoder.dtype)
+        cache = decoder.new_cache(min(len(prompts), max(1, slots)), capacity, padded=pace.padded)
+        greedy = Greedy(decoder, cache, adapted=adapted, recorded=pace.recorded)
+        return _write(greedy, prompts, cache, max_new_tokens, stop, pace)
+
+
+def _write(
+    greedy: Greedy, prompts: Sequence[IntArray], cache: KVCache, max_new_tokens: int,
+    stop: Callable[[int, Sequence[int]], bool], pace: Pace,
+) -> list[list[int]]:  # fmt: skip
+    """See ``generate_batch``."""
+    found: list[list[int]] = [[] for _ in prompts]
     # The longest first, so that those that go on together are about as long.
     waiting = deque(sorted(range(len(prompts)), key=lambda one: -len(prompts[one])))
-    pace = pace or (ON_GPU if decoder.device.type == "cuda" else ON_CPU)
-    capacity = cache_tokens(len(prompts[waiting[0]]), max_new_tokens, pace)
-    budget = _budget(decoder) if max_cache_bytes is None else max_cache_bytes
-    slots = min(len(prompts), max(1, budget // cache_bytes(decoder.shape, capacity, decoder.dtype)))
-    cache = decoder.new_cache(slots, capacity, padded=pace.padded)
-    greedy = Greedy(decoder, cache, adapted=adapted, recorded=pace.recorded)
     running: list[int] = []
     while waiting or running:
-        joining = _joining(prompts, waiting, slots - len(running), pace.row_tokens)
+        joining = _joining(prompts, waiting, cache.slots - len(running), pace.row_tokens)
         if joining:
             written = [greedy.begin([prompts[one] for one in joining])]
             running += joining
@@ -105,11 +118,40 @@ def _joining(
     return joining
 
 
-def _budget(decoder: Decoder) -> int:
+@contextmanager
+def wide_layers(decoder: Decoder, max_bytes: int) -> Iterator[None]:
+    """While inside, as many layers as ``max_bytes`` hold have their 4-bit weights in 16 bits too.
+
+    Dequantising all of them takes a step of a few tokens longer than the step itself.
+    """
+    wide: list[Layer] = []
+    for layer in decoder.layers if decoder.use_4bit else ():
+        max_bytes -= decoder.dtype.itemsize * sum(one.outputs * one.width for one in layer.linears)
+        if max_bytes < 0:
+            break
+        try:
+            changed = layer.expand(True)
+        except torch.OutOfMemoryError:
+            layer.expand(False)
+            break
+        if changed:
+            wide.append(layer)
+    try:
+        yield
+    finally:
+        for layer in wide:
+            layer.expand(False)
+
+
+def _cache_budget(decoder: Decoder) -> int:
     if decoder.device.type != "cuda":
         return CPU_CACHE_BYTES
-    free, _ = torch.cuda.mem_get_info(decoder.device)
-    # What the allocator holds and nobody uses is free as well.
-    unused = torch.cuda.memory_reserved(decoder.device)
-    unused -= torch.cuda.memory_allocated(decoder.device)
-    return int(GPU_CACHE_SHARE * (free + unused))
+    return int(GPU_CACHE_SHARE * _free_on_gpu(decoder.device))
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """Bytes, with what the allocator holds and nobody uses; none without a GPU."""
+    if device.type != "cuda":
+        return 0
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
