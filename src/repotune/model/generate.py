@@ -30,7 +30,7 @@ class Pace:
     row_tokens: int
     """Prompts share a row up to this many; a longer prompt has one of its own."""
     steps: int
-    """Between two looks at what was written; what is too much is thrown away."""
+    """At most so many between two looks at what was written; what is too much is thrown away."""
     padded: bool
     """See ``KVCache``."""
     recorded: bool
@@ -79,13 +79,15 @@ def _write(
     # The longest first, so that those that go on together are about as long.
     waiting = deque(sorted(range(len(prompts)), key=lambda one: -len(prompts[one])))
     running: list[int] = []
+    steps = 1  # and soon more: many stop at once
     while waiting or running:
         joining = _joining(prompts, waiting, cache.slots - len(running), pace.row_tokens)
         if joining:
             written = [greedy.begin([prompts[one] for one in joining])]
             running += joining
         else:
-            written = greedy.go_on([found[one][-1] for one in running], pace.steps)
+            written = greedy.go_on([found[one][-1] for one in running], steps)
+            steps = min(2 * steps, pace.steps)
         first = len(running) - len(written[0])
         # From the last to the first, since the last takes the place of one that has ended.
         for slot in reversed(range(first, len(running))):
