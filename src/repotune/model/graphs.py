@@ -6,7 +6,8 @@ and its buffers are there, its launches are recorded, and from then on replayed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +80,7 @@ class Graphs:
             graph = torch.cuda.CUDAGraph()
             torch.cuda.synchronize()
             try:
-                with torch.cuda.graph(graph, pool=self._fixed_pool):
+                with _recording(graph, self._fixed_pool):
                     work()
             except RuntimeError:
                 # No memory, as in ``run``, or something that cannot be recorded, such as an
@@ -116,10 +117,21 @@ class Graphs:
         static = Inputs(*(tensor.clone() for tensor in inputs.tensors()))
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with _recording(graph, self._pool):
             loss = compute(static)
         self._recorded[key] = _Recorded(graph, static, loss)
         return self._recorded[key]
+
+
+@contextmanager
+def _recording(graph: torch.cuda.CUDAGraph, pool: torch.cuda._POOL_HANDLE | None) -> Iterator[None]:
+    """What is launched inside; where that fails, torch would go on in the stream of recordings."""
+    stream = torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, pool=pool):
+            yield
+    finally:
+        torch.cuda.set_stream(stream)
 
 
 def _new_pool(on_gpu: bool) -> torch.cuda._POOL_HANDLE | None:
