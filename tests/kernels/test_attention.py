@@ -126,7 +126,8 @@ def test_the_next_tokens_of_several_sequences_see_what_came_before_in_their_own(
         seen &= torch.arange(50) > last - window
     q_KBGH = torch.cat([q[:, -1:] for q, *_ in whole], dim=1)
     got = torch.full_like(q_KBGH, float("nan"))
-    attend_step(q_KBGH, keys[:, :, :50], values[:, :, :50], seen, got)
+    bias = torch.where(seen, 0.0, float("-inf")).double()
+    attend_step(q_KBGH, keys[:, :, :50], values[:, :, :50], bias, got)
     for i, (q, k, v, _) in enumerate(whole):
         expected = textbook(q, k, v, lengths[i : i + 1], window)[:, -1:]
         assert relative(got[:, i : i + 1], expected) < TOLERANCE

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +7,11 @@ import transformers
 
 from repotune.model import Decoder, generate_batch, open_weights, resolve_model
 from repotune.model.cache import cache_bytes
+from repotune.model.generate import ON_CPU, ON_GPU, cache_tokens, wide_layers
 from repotune.records import LINEAR_MODULES, LoraSpec
 
 VOCAB = 97
+LIKE_A_GPU = replace(ON_GPU, recorded=False)
 FAMILIES = {
     "Llama": {"num_key_value_heads": 4},
     "Mistral": {"num_key_value_heads": 2, "sliding_window": 6},
@@ -45,8 +49,9 @@ def room_for(decoder, sequences, *, capacity):
     return sequences * cache_bytes(decoder.shape, capacity, decoder.dtype)
 
 
+@pytest.mark.parametrize("pace", [ON_CPU, LIKE_A_GPU], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("at_once", [1, 3, 11])
-def test_each_prompt_goes_on_as_in_transformers_alone(pair, at_once):
+def test_each_prompt_goes_on_as_in_transformers_alone(pair, at_once, pace):
     model, decoder = pair
     asked = prompts(11, 1, 30, 4, 11, 2, 7, 19, 25, 3, 14)
     expected = [
@@ -56,14 +61,16 @@ def test_each_prompt_goes_on_as_in_transformers_alone(pair, at_once):
         )[0, len(prompt) :].tolist()
         for prompt in asked
     ]  # fmt: skip
-    room = room_for(decoder, at_once, capacity=54)
+    room = room_for(decoder, at_once, capacity=cache_tokens(30, 24, pace))
     got = generate_batch(
-        decoder, asked, max_new_tokens=24, stop=never, adapted=True, max_cache_bytes=room
-    )
+        decoder, asked, max_new_tokens=24, stop=never, adapted=True, max_cache_bytes=room,
+        pace=pace,
+    )  # fmt: skip
     assert got == expected
 
 
-def test_who_stops_makes_room_and_leaves_the_others_alone(pair):
+@pytest.mark.parametrize("pace", [ON_CPU, LIKE_A_GPU], ids=["cpu", "gpu"])
+def test_who_stops_makes_room_and_leaves_the_others_alone(pair, pace):
     _, decoder = pair
     asked = prompts(5, 9, 3, 17, 8, 8, 2)
     lengths = [4, 1, 9, 2, 7, 9, 3]
@@ -71,7 +78,8 @@ def test_who_stops_makes_room_and_leaves_the_others_alone(pair):
     for at_once in (1, 2, 4, 7):
         stopped = generate_batch(
             decoder, asked, max_new_tokens=9, stop=lambda one, ids: len(ids) == lengths[one],
-            adapted=False, max_cache_bytes=room_for(decoder, at_once, capacity=26),
+            adapted=False, pace=pace,
+            max_cache_bytes=room_for(decoder, at_once, capacity=cache_tokens(17, 9, pace)),
         )  # fmt: skip
         assert stopped == [ids[:length] for ids, length in zip(free, lengths, strict=True)]
 
@@ -102,3 +110,30 @@ def test_nothing_asked_is_nothing_written(pair):
     assert generate_batch(decoder, [], max_new_tokens=3, stop=never, adapted=True) == []
     asked = prompts(3, 4)
     assert generate_batch(decoder, asked, max_new_tokens=0, stop=never, adapted=True) == [[], []]
+
+
+def test_4_bit_weights_are_wide_where_there_is_room_and_write_the_same(tmp_path):
+    config = transformers.LlamaConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=64, num_hidden_layers=3,
+        num_attention_heads=4,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    ref = resolve_model(str(tmp_path), revision=None, offline=True, cache=None, emit=print)
+    lora = LoraSpec(r=2, alpha=4.0, dropout=0.0, target_modules=LINEAR_MODULES)
+    decoder = Decoder(open_weights(ref), lora=lora, dtype=torch.float32, use_4bit=True)
+    for one in decoder.lora_state().values():
+        one.fill_(0.05)
+    decoder.refresh()
+    asked = prompts(5, 12)
+    narrow = generate_batch(decoder, asked, max_new_tokens=6, stop=never, adapted=True)
+    logits = decoder.logits(asked[1])
+    each = 4 * 7 * 64 * 64  # q, k, v, o, gate, up, down in fp32
+    decoder.layers[1].expand(True)  # as a training may have it
+    with wide_layers(decoder, 2 * each):
+        assert torch.equal(decoder.logits(asked[1]), logits)
+        again = generate_batch(decoder, asked, max_new_tokens=6, stop=never, adapted=True)
+        assert again == narrow
+        assert not any(layer.expand(True) for layer in decoder.layers[:2])
+        assert decoder.layers[2].expand(True)
+    assert [layer.expand(False) for layer in decoder.layers] == [False, True, True]

@@ -1,4 +1,4 @@
-"""Recorded passes where recording runs out of memory; what they compute is in ``test_on_gpu``."""
+"""Recorded passes where recording fails; what they compute is in ``test_on_gpu``."""
 
 from contextlib import contextmanager
 
@@ -7,11 +7,14 @@ import torch
 
 from repotune.model.graphs import Graphs, Inputs
 
+NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
+WAITS = RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
 
 @pytest.fixture
-def recordings(monkeypatch):
+def recordings(monkeypatch, request):
     """CUDA's recording, refused as long as the list is empty; each attempt adds a word."""
-    tried = []
+    tried, current = [], ["stream of the program"]
 
     class Graph:
         def replay(self):
@@ -20,17 +23,22 @@ def recordings(monkeypatch):
     @contextmanager
     def recording(graph, pool=None):
         tried.append("tried")
+        current[0] = "stream of recordings"  # as CUDA leaves it where the end fails
         if len(tried) <= 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise getattr(request, "param", NO_MEMORY)
         yield
 
     monkeypatch.setattr("torch.cuda.CUDAGraph", Graph)
     monkeypatch.setattr("torch.cuda.graph", recording)
     monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
     monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 0))
-    return tried
+    monkeypatch.setattr("torch.cuda.current_stream", lambda: current[0])
+    monkeypatch.setattr("torch.cuda.set_stream", lambda stream: current.__setitem__(0, stream))
+    yield tried
+    assert current == ["stream of the program"]
 
 
+@pytest.mark.parametrize("recordings", [NO_MEMORY, WAITS], indirect=True, ids=["memory", "waits"])
 def test_fixed_work_that_cannot_be_recorded_is_done_each_time(recordings):
     graphs, done = Graphs(on_gpu=True), []
     for turn in range(4):

@@ -12,6 +12,7 @@ from repotune.kernels import PLAIN, PLAIN_GPU, fastest_ops
 from repotune.machine import deterministic_gpu
 from repotune.model import Decoder, generate_batch
 from repotune.model.cache import cache_bytes
+from repotune.model.generate import ON_GPU, cache_tokens
 from repotune.model.weights import tensor_shapes
 from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Policy, Row, Shape
 
@@ -210,6 +211,11 @@ def test_what_gpus_before_ampere_run_equals_the_plain_table():
     assert got[0] == pytest.approx(exact[0], rel=1e-3)
 
 
+def room_for(model, sequences, longest_prompt, new_tokens):
+    capacity = cache_tokens(longest_prompt, new_tokens, ON_GPU)
+    return sequences * cache_bytes(model.shape, capacity, model.dtype)
+
+
 @pytest.mark.parametrize("use_4bit", [False, True])
 @pytest.mark.parametrize(("kv_heads", "window"), [(2, None), (4, 50)])
 def test_each_token_of_a_batch_is_the_most_likely_one_by_teacher_forcing(
@@ -221,7 +227,7 @@ def test_each_token_of_a_batch_is_the_most_likely_one_by_teacher_forcing(
     for at_once in (2, 6):
         got = generate_batch(
             model, asked, max_new_tokens=20, stop=lambda one, ids: len(ids) == 5 + 4 * one,
-            adapted=True, max_cache_bytes=at_once * cache_bytes(model.shape, 720, model.dtype),
+            adapted=True, max_cache_bytes=room_for(model, at_once, 700, 20),
         )  # fmt: skip
         for one, (prompt, ids) in enumerate(zip(asked, got, strict=True)):
             assert len(ids) == min(20, 5 + 4 * one)
@@ -229,6 +235,48 @@ def test_each_token_of_a_batch_is_the_most_likely_one_by_teacher_forcing(
             chosen = logits[torch.arange(len(ids)), ids]
             # nearly equal ones go either way: 8 bits of logits with a spread of about 1
             assert float((logits.amax(-1) - chosen).max()) < 0.05
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """One entry for each CUDA graph that is replayed."""
+    seen, replay = [], torch.cuda.CUDAGraph.replay
+
+    def counted(graph):
+        seen.append(graph)
+        replay(graph)
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", counted)
+    return seen
+
+
+@pytest.mark.parametrize("use_4bit", [False, True])
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize(("kv_heads", "window"), [(2, None), (4, 50)])
+@pytest.mark.parametrize(
+    ("dtype", "fused"), [(torch.bfloat16, True), (torch.float16, True), (torch.float32, False)],
+    ids=str,
+)  # fmt: skip
+def test_recorded_steps_write_the_same_tokens(
+    kv_heads, window, adapted, use_4bit, dtype, fused, replays
+):
+    ops = None if fused else PLAIN_GPU
+    model = decoder(shape(kv_heads, window), use_4bit=use_4bit, dtype=dtype, ops=ops)
+    generator = np.random.default_rng(6)
+    asked = [generator.integers(0, VOCAB, length) for length in (3, 200, 61, 700, 1, 128, 90, 40)]
+    # 3: others begin in between, in longer rows than any before
+    for at_once in (1, 3, 8):
+        plain, recorded = (
+            generate_batch(
+                model, asked, max_new_tokens=40, stop=lambda one, ids: len(ids) == 5 + 4 * one,
+                adapted=adapted, max_cache_bytes=room_for(model, at_once, 700, 40),
+                pace=replace(ON_GPU, recorded=is_recorded),
+            )
+            for is_recorded in (False, True)
+        )  # fmt: skip
+        assert recorded == plain
+        assert len(replays) > 10
+        replays.clear()
 
 
 def test_offloaded_tails_of_few_numbers_are_not_written_over(deterministic):

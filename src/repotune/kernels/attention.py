@@ -11,11 +11,13 @@ attention this is three times as fast as ``scaled_dot_product_attention`` in bf1
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 QUERY_BLOCK = 128
 """Queries of a block: small enough to skip most of the upper triangle, large enough for matmul."""
@@ -87,16 +89,25 @@ def attend(
 
 
 def attend_step(
-    q_KBGH: Tensor, keys_BKSH: Tensor, values_BKSH: Tensor, seen_BS: Tensor, out_KBGH: Tensor
+    q_KBGH: Tensor, keys_BKSH: Tensor, values_BKSH: Tensor, bias_BS: Tensor, out_KBGH: Tensor
 ) -> None:
-    """Write the attention of one query of each sequence to its own keys, where ``seen`` is true.
+    """Write the attention of one query of each sequence to its own keys, whose ``bias`` is 0 where
+    it sees them and -inf elsewhere, in the precision of the others.
 
     The query heads of a group stand in the place of queries, so keys are never repeated.
     """
     out_BKGH = functional.scaled_dot_product_attention(
-        q_KBGH.transpose(0, 1), keys_BKSH, values_BKSH, attn_mask=seen_BS[:, None, None]
+        q_KBGH.transpose(0, 1), keys_BKSH, values_BKSH, attn_mask=bias_BS[:, None, None]
     )
     out_KBGH.copy_(out_BKGH.transpose(0, 1))
+
+
+def for_masks(device: torch.device) -> AbstractContextManager[None]:
+    """Where ``attend_step`` is called on ``device``, the kernels to choose from: for each new size
+    cuDNN's attention is built anew, which takes longer than the step."""
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def attend_backward(

@@ -2,7 +2,7 @@
 
 ``resolve`` and ``hub`` find a model, ``shape`` says what it is, ``weights`` reads it tensor by
 tensor; ``decoder`` is built of ``layer``s, these of ``linear``s; ``generate`` completes many
-prompts at once, whose keys and values lie in a ``cache``.
+prompts at once, whose keys and values lie in a ``cache``, by steps of ``greedy``.
 """
 
 from repotune.model.decoder import Decoder

@@ -19,7 +19,7 @@ from repotune.errors import ModelError
 from repotune.kernels import PLAIN, Buffers, Documents, Ops
 from repotune.kernels.nf4 import Nf4, allocate, can_quantise, quantise
 from repotune.model.backprop import Backprop, Parts, keep_going
-from repotune.model.cache import Attend, KVCache
+from repotune.model.cache import Attend, KVCache, Reach
 from repotune.model.frozen import DenseWeight, FrozenWeight, Nf4Weight
 from repotune.model.layer import Layer, RowContext
 from repotune.model.linear import Part, StackedLinear, lora_size, parts_of, ranks_of
@@ -163,11 +163,12 @@ class Decoder:
         documents, positions = self.parts.documents(FIRST if starts is None else starts, len(ids))
         return self._head(self._forward(ids, positions, documents, adapted=adapted))
 
-    def new_cache(self, slots: int, capacity: int) -> KVCache:
-        """An empty cache for ``slots`` sequences of ``capacity`` tokens."""
+    def new_cache(self, slots: int, capacity: int, *, padded: bool) -> KVCache:
+        """An empty cache for ``slots`` sequences of ``capacity`` tokens, see ``KVCache``."""
         return KVCache(
-            self.shape, slots=slots, capacity=capacity, dtype=self.dtype, device=self.device
-        )
+            self.shape, slots=slots, capacity=capacity, dtype=self.dtype, device=self.device,
+            padded=padded,
+        )  # fmt: skip
 
     @torch.no_grad()
     def begin(self, prompts: Sequence[IntArray], cache: KVCache, *, adapted: bool) -> Tensor:
@@ -175,22 +176,27 @@ class Decoder:
         row = np.concatenate(prompts)
         starts = np.cumsum([0, *(len(one) for one in prompts[:-1])])
         documents, positions = self.parts.documents(starts, len(row))
-        attends = cache.fill(documents, self.ops.attention)
+        attends = cache.fill(documents, positions, self.ops.attention)
         hidden_TD = self._forward(
             self.parts.ids(row), positions, documents, adapted=adapted, attends=attends
         )
         return self._head(hidden_TD[documents.bounds[1:].long() - 1])
 
     @torch.no_grad()
-    def go_on(self, ids_B: IntArray, cache: KVCache, *, adapted: bool) -> Tensor:
-        """Logits [B, V] fp32 after one more token of each of the cache's sequences."""
-        count = len(ids_B)
-        documents, _ = self.parts.documents(np.arange(count), count)  # of one token each
-        positions, attends = cache.step()
-        hidden_BD = self._forward(
-            self.parts.ids(ids_B), positions, documents, adapted=adapted, attends=attends
+    def go_on(
+        self, ids_R: Tensor, positions_R: Tensor, cache: KVCache, reach: Reach, *, adapted: bool,
+        buffers: Buffers,
+    ) -> Tensor:  # fmt: skip
+        """Logits [R, V] fp32 after one more token of each of the cache's sequences, in its rows.
+
+        ``reach`` is of ``KVCache.grow``, the positions are those of the new tokens. On a GPU
+        nothing is waited for, and equal ``reach`` means equal launches.
+        """
+        attends = cache.step(positions_R, reach)
+        hidden_RD = self._forward(
+            ids_R, positions_R, None, adapted=adapted, attends=attends, buffers=buffers
         )
-        return self._head(hidden_BD)
+        return self._head(hidden_RD)
 
     def _show(self, *, adapted: bool) -> None:
         """Let embedding and head hold the rows of new tokens that are asked about."""
@@ -198,21 +204,23 @@ class Decoder:
             self.parts.new_tokens.show(trained=adapted)
 
     def _forward(
-        self, ids_T: Tensor, positions_T: Tensor, documents: Documents, *, adapted: bool,
+        self, ids_T: Tensor, positions_T: Tensor, documents: Documents | None, *, adapted: bool,
         attends: Sequence[Attend] | None = None, between_layers: Callable[[], None] = keep_going,
+        buffers: Buffers | None = None,
     ) -> Tensor:  # fmt: skip
-        """The hidden state after the last layer; nothing is saved."""
+        """The hidden state after the last layer; nothing is saved. It lies in ``buffers``."""
         self._show(adapted=adapted)
+        buffers = buffers or self._shared
         cos, sin = self.parts.rotary(positions_T)
         row = RowContext(cos_T1h=cos, sin_T1h=sin, documents=documents, adapted=adapted)
         size = (len(ids_T), self.shape.hidden_size)
-        x, y = (self._shared.take(name, *size) for name in ("x", "y"))
+        x, y = (buffers.take(name, *size) for name in ("x", "y"))
         torch.index_select(self.parts.embedding_VD, 0, ids_T, out=x)
         middle: Tensor | None = None
         for i, layer in enumerate(self.layers):
             between_layers()
             _, middle = layer.forward(
-                x, row, saving="input", kept=self._shared, scratch=self._shared, out=y,
+                x, row, saving="input", kept=buffers, scratch=buffers, out=y,
                 residual=middle, attend=attends[i] if attends else None,
             )  # fmt: skip
             x, y = y, x

@@ -6,7 +6,8 @@ and its buffers are there, its launches are recorded, and from then on replayed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,16 +52,17 @@ class Graphs:
         self._recorded: dict[Hashable, _Recorded] = {}
         self._seen: set[Hashable] = set()
         self._refused: set[Hashable] = set()
-        """Passes, and names of work, for whose recording there was no memory."""
+        """Passes and names of work that could not be recorded."""
         self._warm: set[str] = set()
         self._fixed: dict[str, torch.cuda.CUDAGraph] = {}
-        self._pool = _new_pool(on_gpu)
+        self._pool, self._fixed_pool = _new_pool(on_gpu), _new_pool(on_gpu)
 
     def clear(self, *, of_rows: bool = True) -> None:
         """Forget the recorded passes, or those of rows: the memory that they write to may go."""
         if not of_rows:
             self._fixed.clear()
             self._warm.clear()
+            self._fixed_pool = _new_pool(self._on_gpu)
         self._recorded.clear()
         self._seen.clear()
         self._refused.clear()
@@ -78,10 +80,11 @@ class Graphs:
             graph = torch.cuda.CUDAGraph()
             torch.cuda.synchronize()
             try:
-                with torch.cuda.graph(graph):
+                with _recording(graph, self._fixed_pool):
                     work()
-            except torch.OutOfMemoryError:
-                # As in ``run``: nothing was computed yet.
+            except RuntimeError:
+                # No memory, as in ``run``, or something that cannot be recorded, such as an
+                # operation that waits: nothing was computed yet.
                 self._refused.add(name)
                 work()
                 return
@@ -114,12 +117,23 @@ class Graphs:
         static = Inputs(*(tensor.clone() for tensor in inputs.tensors()))
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with _recording(graph, self._pool):
             loss = compute(static)
         self._recorded[key] = _Recorded(graph, static, loss)
         return self._recorded[key]
 
 
+@contextmanager
+def _recording(graph: torch.cuda.CUDAGraph, pool: torch.cuda._POOL_HANDLE | None) -> Iterator[None]:
+    """What is launched inside; where that fails, torch would go on in the stream of recordings."""
+    stream = torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, pool=pool):
+            yield
+    finally:
+        torch.cuda.set_stream(stream)
+
+
 def _new_pool(on_gpu: bool) -> torch.cuda._POOL_HANDLE | None:
-    """One memory for all rows' graphs: none runs beside another, nor reads what it has left."""
+    """One memory for several graphs: none runs beside another, nor reads what it has left."""
     return torch.cuda.graph_pool_handle() if on_gpu else None

@@ -29,7 +29,8 @@ class RowContext:
 
     cos_T1h: Tensor
     sin_T1h: Tensor
-    documents: Documents
+    documents: Documents | None
+    """None where a cache attends: nothing of such a row is kept for a backward."""
     adapted: bool = True
     seed: int | None = None
     """Of the dropout masks; None: no dropout."""
@@ -188,7 +189,7 @@ class Layer:
         qkv = buffers.take(place, len(x_TD), self.qkv.outputs)
         self.qkv.forward(normed, adapted=row.adapted, seed=_seed(row, 0), out=qkv)
         q, k, v = self.ops.rotate(qkv, row.cos_T1h, row.sin_T1h, self.heads, kept)
-        tail = self._tail(kept, "qkv_tail", self.qkv, normed)
+        tail = self._tail(row, kept, "qkv_tail", self.qkv, normed)
         return Projected(q=q, k=k, v=v, tail=tail, rstd=rstd)
 
     def _attend(
@@ -200,6 +201,7 @@ class Layer:
         o_in = _padded(kept, "o_in", tokens, self.o)
         attended = Attended(self.heads.of_queries(self.o.x_of(o_in)))
         if attend is None:
+            assert row.documents is not None
             attended = self.ops.attention(q, k, v, row.documents, attended.out)
         else:
             attend(q, k, v, attended.out)
@@ -224,12 +226,12 @@ class Layer:
         gate_up = _gradient(kept, "gate_up", tokens, self.gate_up)
         both = gate_up[:, : self.gate_up.outputs]
         self.gate_up.forward(normed, adapted=row.adapted, seed=_seed(row, 2), out=both)
-        tail = self._tail(kept, "gate_up_tail", self.gate_up, normed)
+        tail = self._tail(row, kept, "gate_up_tail", self.gate_up, normed)
         product = _padded(scratch, "product", tokens, self.down)
         self.ops.swiglu(both, self.down.x_of(product))
         if row.adapted:
             self.down.fill_tail(product, seed=_seed(row, 3))
-        down_tail = self._tail(kept, "down_tail", self.down, product)
+        down_tail = self._tail(row, kept, "down_tail", self.down, product)
         return Gated(gate_up=gate_up, tail=tail, down_tail=down_tail, rstd=rstd), product
 
     def _mlp_backward(
@@ -254,6 +256,7 @@ class Layer:
         row: RowContext, scratch: Buffers, out: Tensor,
     ) -> None:  # fmt: skip
         tokens = len(x_TD)
+        assert row.documents is not None
         # Of the strides of attention's output, see ``kernels.triton.attention``.
         dattended = self.o.x_of(_padded(scratch, "dnormed", tokens, self.o))
         self.o.backward(
@@ -278,8 +281,12 @@ class Layer:
             self.down_gradient(dmiddle_TDR), self.down_gradient(out),
         )  # fmt: skip
 
-    def _tail(self, buffers: Buffers, name: str, linear: StackedLinear, padded: Tensor) -> Tensor:
-        """A copy of a padded input's tail: the buffer it lies in is used again."""
+    def _tail(
+        self, row: RowContext, buffers: Buffers, name: str, linear: StackedLinear, padded: Tensor
+    ) -> Tensor:
+        """A copy of a padded input's tail for the backward: where it lies is used again."""
+        if row.documents is None:
+            return linear.tail_of(padded)
         tail = buffers.take(name, len(padded), linear.ranks)
         self.ops.copy_columns(linear.tail_of(padded), tail)
         return tail
