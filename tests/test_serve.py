@@ -44,7 +44,7 @@ def base(tmp_path_factory):
 def run(base, source_tree, tmp_path_factory):
     config = FineTuningConfig(
         model=str(base), output_dir=tmp_path_factory.mktemp("runs") / "run", max_seq_length=128,
-        batch_size=2, gradient_accumulation_steps=1, max_steps=2, learning_rate=1e-3, save_steps=1,
+        batch_size=2, gradient_accumulation_steps=1, max_steps=2, learning_rate=1e-2, save_steps=1,
         precision="fp32", evaluate=False,
     )  # fmt: skip
     return Path(tune(source_tree, config).run)
