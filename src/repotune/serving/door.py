@@ -301,7 +301,8 @@ def _no_number(name: str) -> None:
 
 
 def _json(content: Any) -> bytes:
-    return json.dumps(content).encode()
+    """Without a space, as llama.cpp writes: llama.vim shows no answer but with ``"content":"``."""
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _head(status: int, kind: str, body: bytes | None) -> bytes:
