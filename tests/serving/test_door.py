@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import socket
 import threading
 from dataclasses import replace
@@ -381,6 +382,16 @@ def test_a_port_in_use_is_said(door):
     port = int(door.address.rpartition(":")[2])
     with pytest.raises(UsageError, match=f"Port {port} cannot be had"):
         Door(port, TOKEN, lambda event: None)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps no port for connections that close")
+def test_a_port_can_be_had_again_at_once(stub, tokenizer):
+    """Who stops and starts again keeps the editors' settings; the last connections, which the door
+    has closed, keep the port for a minute otherwise."""
+    with opened([served(stub, tokenizer)]) as door:
+        assert post(door, "/v1/completions", {"prompt": "x"})[0] == 200
+        port = int(door.address.rpartition(":")[2])
+    Door(port, TOKEN, lambda event: None).close()
 
 
 def test_a_bug_of_ours_is_said_without_the_request(stub, tokenizer, monkeypatch, capfd):

@@ -37,13 +37,14 @@ def test_continue_asks_each_model_with_the_suffix_apart():
 def test_continue_knows_how_much_fits_and_waits_for_a_slow_machine():
     """Its own numbers are 32,768 tokens, and 10 pieces of an answer that took 375 ms."""
     text = settings(context=2048)["continue/config.yaml"]
-    assert text.count("      contextLength: 2048\n      maxTokens: 256\n") == 2
+    assert text.count("      contextLength: 2048\n      maxTokens: 128\n") == 2
     assert text.count("    autocompleteOptions:\n      modelTimeout: 2000\n") == 2
 
 
 def test_llama_vscodes_are_json_behind_the_mark():
-    first, _, rest = settings()["llama.vscode/settings.json"].partition("\n")
+    first, second, rest = settings()["llama.vscode/settings.json"].split("\n", 2)
     assert first == f"// {MARK}"
+    assert second.startswith("// Into VS Code's settings.json")
     assert json.loads(rest) == {
         "llama-vscode.endpoint": ADDRESS,
         "llama-vscode.api_key": TOKEN,

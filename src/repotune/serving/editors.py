@@ -17,12 +17,12 @@ from repotune.errors import UsageError
 
 MARK: Final = "Written by `repotune serve --write-config`, which replaces this file."
 FILES: Final = {
-    "continue/config.yaml": "#",
-    "llama.vscode/settings.json": "//",
-    "neovim/minuet.lua": "--",
-    "neovim/llama_vim.lua": "--",
+    "continue/config.yaml": "# As ~/.continue/config.yaml, or its models among yours.",
+    "llama.vscode/settings.json": "// Into VS Code's settings.json; Tab takes a completion.",
+    "neovim/minuet.lua": "-- Run it once minuet-ai.nvim is there; Alt-Shift-a takes a completion.",
+    "neovim/llama_vim.lua": "-- Run it before llama.vim is loaded; Tab takes a completion.",
 }
-"""Where each lies -> what a comment begins with."""
+"""Where each lies -> what a person does with it, as a comment."""
 
 
 def editor_settings(
@@ -37,8 +37,8 @@ def editor_settings(
         _llama_vim(address, token, models[0], context),
     )
     return {
-        name: f"{comment} {MARK}\n{text}"
-        for (name, comment), text in zip(FILES.items(), texts, strict=True)
+        name: f"{use.partition(' ')[0]} {MARK}\n{use}\n{text}"
+        for (name, use), text in zip(FILES.items(), texts, strict=True)
     }
 
 
@@ -79,22 +79,28 @@ def _continue(address: str, token: str, models: Sequence[str], has_chat: bool, c
     lines = ["name: repotune", "version: 1.0.0", "schema: v1", "models:"]
     for model in models:
         lines += _continue_model(
-            f"repotune {model}", "deepseek", model, f"{address}/", token, context
+            f"repotune {model}", "deepseek", model, f"{address}/", token, context, 128
         )
         lines += ["    roles: [autocomplete]", "    autocompleteOptions:"]
         lines += ["      modelTimeout: 2000"]
         if has_chat:
             lines += _continue_model(
-                f"repotune {model} chat", "openai", model, f"{address}/v1", token, context
+                f"repotune {model} chat",
+                "openai",
+                model,
+                f"{address}/v1",
+                token,
+                context,
+                context // 4,
             )
             lines += ["    roles: [chat, edit]"]
     return "\n".join(lines) + "\n"
 
 
 def _continue_model(
-    name: str, provider: str, model: str, base: str, token: str, context: int
+    name: str, provider: str, model: str, base: str, token: str, context: int, most: int
 ) -> list[str]:
-    """``contextLength`` by which it cuts what it sends; it believes in 32,768 otherwise."""
+    """It cuts prompts to ``context``, by itself to 32,768; ``most`` are an answer's tokens."""
     return [
         f"  - name: {name}",
         f"    provider: {provider}",
@@ -103,7 +109,7 @@ def _continue_model(
         f"    apiKey: {json.dumps(token)}",
         "    defaultCompletionOptions:",
         f"      contextLength: {context}",
-        f"      maxTokens: {context // 8}",
+        f"      maxTokens: {most}",
     ]
 
 

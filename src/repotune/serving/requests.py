@@ -100,7 +100,7 @@ def _completion(body: Mapping[str, Any], model: ServedModel) -> tuple[str, dict[
             TOO_LONG,
         )
     asked = fields.checked(body, fields.SAMPLING)
-    new = _new_tokens(body, ("max_tokens",), model)
+    new = _new_tokens(body, ("max_tokens",), model, unsaid=DEFAULT_NEW_TOKENS)
     return "/v1/completions", {**asked, "prompt": ids, "max_tokens": new, "model": model.name}
 
 
@@ -204,16 +204,22 @@ def _chat(body: Mapping[str, Any], model: ServedModel) -> tuple[str, dict[str, A
     fields.refuse_what_cannot_be_done(body)
     asked = fields.checked(body, fields.SAMPLING)
     said = fields.messages("messages", body.get("messages"))
-    new = _new_tokens(body, ("max_completion_tokens", "max_tokens"), model)
+    # What is rewritten is longer than what fills a gap, and editors do not say how long.
+    names = ("max_completion_tokens", "max_tokens")
+    new = _new_tokens(body, names, model, unsaid=model.context // 4)
+    if body.get("n_predict") == 0:  # llama.vim has a selection read while its user writes
+        new = 0
     return "/v1/chat/completions", {
         **asked, "messages": said, "max_tokens": new, "model": model.name,
         "stream_options": {"include_usage": True},
     }  # fmt: skip
 
 
-def _new_tokens(body: Mapping[str, Any], names: Sequence[str], model: ServedModel) -> int:
+def _new_tokens(
+    body: Mapping[str, Any], names: Sequence[str], model: ServedModel, *, unsaid: int
+) -> int:
     for name in names:
         if body.get(name) is not None:
             value = fields.integer(1, 2**31 - 1)(name, body[name])
             return min(int(value), model.context)
-    return DEFAULT_NEW_TOKENS
+    return unsaid
