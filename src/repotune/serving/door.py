@@ -280,8 +280,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _named(prepared: Prepared, asked: Asked) -> Iterator[dict[str, Any]]:
-    """The events under the name that the client knows; llama.cpp calls a model by its path."""
+    """The events under the name that the client knows; llama.cpp calls a model by its path. A chat
+    begins with who speaks, which llama.cpp leaves out where its first token is half a character."""
+    begins = prepared.kind == "chat"
     for event in asked.events():
+        if begins and event.get("choices"):
+            event["choices"][0]["delta"].setdefault("role", "assistant")
+            begins = False
         yield {**event, "model": prepared.model.name} if "model" in event else event
 
 
