@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .stub import AUTH, Stub, exchange, opened, post, running, served
+from .stub import AUTH, exchange, post
 
 RECORDED = {
     one["name"]: one
@@ -15,18 +15,6 @@ RECORDED = {
     )
 }
 WRITTEN = "one two"
-
-
-@pytest.fixture
-def stub():
-    with running(Stub()) as server:
-        yield server
-
-
-@pytest.fixture
-def door(stub, tokenizer):
-    with opened([served(stub, tokenizer)]) as it:
-        yield it
 
 
 def replay(door, name):
