@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_PACKAGE ?= transformers
+NVIM ?= nvim
 # Interpreters for test-resolve; those that are not on this machine are passed over.
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13 $(wildcard $(HOME)/.pyenv/versions/3.1[0-3].*/bin/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-faults test-faults-gpu test-gpu test-resolve lint bench docs clean
+.PHONY: help setup demo test test-slow test-faults test-faults-gpu test-gpu test-resolve try-editors lint bench docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' Makefile | awk -F'#' '{printf "%-20s %s\n", $$1, $$2}'
@@ -54,6 +55,13 @@ test-resolve: ## show that pip can resolve constraints.txt on every Python of th
 		$$folder/bin/python -m pip install -q --dry-run --ignore-installed -c constraints.txt ".[dev]" || exit 1; \
 		echo "Python $$version: resolved"; \
 	done
+
+try-editors: setup ## type in a real Neovim against RUN, with the plugins in LLAMA_VIM and MINUET
+	@test -n "$(RUN)" || { echo "error: name a run and the plugins' folders: make try-editors RUN=FOLDER" \
+		"LLAMA_VIM=FOLDER MINUET=FOLDER [NVIM=PROGRAM] [RECORD=FOLDER]"; exit 1; }
+	$(BIN)/python tests/editors/try_neovim.py "$(RUN)" --nvim "$(NVIM)" \
+		$(if $(LLAMA_VIM),--llama-vim "$(LLAMA_VIM)") $(if $(MINUET),--minuet "$(MINUET)") \
+		$(if $(RECORD),--record "$(RECORD)")
 
 lint: setup ## check style, types (also as on Windows) and the architecture
 	$(BIN)/ruff check .

@@ -162,7 +162,7 @@ def test_llama_vscodes_request_is_answered_in_llama_cpps_form(both):
         "input_extra": [{"text": "root = os.getcwd()\n", "filename": "a.py", "time": 1}],
         "n_predict": 8, "top_k": 40, "top_p": 0.99, "stream": False, "n_indent": 0,
         "samplers": ["top_k", "top_p", "infill"], "cache_prompt": True, "t_max_prompt_ms": 500,
-        "t_max_predict_ms": 2500, "model": "", "response_fields": ["content"],
+        "t_max_predict_ms": 2500, "model": "",
     }  # fmt: skip
     status, answer = ask(both.served.address, "/infill", request)
     assert status == 200
@@ -173,6 +173,9 @@ def test_llama_vscodes_request_is_answered_in_llama_cpps_form(both):
     )
     assert (status, answer["timings"]["predicted_n"]) == (200, 8)
     assert answer["content"]
+    fields = ["content", "timings/predicted_n", "no/such"]  # which llama.vim asks for
+    status, answer = ask(both.served.address, "/infill", {**request, "response_fields": fields})
+    assert (status, set(answer)) == (200, {"content", "timings/predicted_n"})
     warm = {**request, "prompt": "", "n_predict": 0, "input_prefix": "", "input_suffix": ""}
     assert ask(both.served.address, "/infill", warm)[0] == 200
 

@@ -15,7 +15,8 @@ AUTH = {"Authorization": f"Bearer {TOKEN}"}
 class Stub(ThreadingHTTPServer):
     """Keeps what it was asked, and answers ``pieces`` in llama.cpp's form of the path.
 
-    With ``endless`` it goes on until the other side hangs up, which sets ``hung_up``.
+    ``last`` is its last event, if it is to be another than usual. With ``endless`` it goes on until
+    the other side hangs up, which sets ``hung_up``.
     """
 
     daemon_threads = True
@@ -25,6 +26,7 @@ class Stub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked = []
         self.pieces = ["one", " two"]
+        self.last = None
         self.endless = False
         self.refusal = None
         self.started, self.hung_up = threading.Event(), threading.Event()
@@ -57,7 +59,8 @@ class _Handler(BaseHTTPRequestHandler):
             server.hung_up.wait(0.02)
         for piece in server.pieces:
             self._say(_event(self.path, piece, None))
-        self._say(_event(self.path, "", "stop"))
+        last = server.last
+        self._say(_event(self.path, "", "stop") if last is None else last)
         if self.path != "/completion":
             self.wfile.write(b"data: [DONE]\n\n")
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import socket
 import threading
 from dataclasses import replace
@@ -17,18 +18,6 @@ from repotune.tokens import load_tokenizer
 
 from ..tokens.vocabularies import write_codellama
 from .stub import AUTH, TOKEN, Stub, exchange, get, opened, post, running, served
-
-
-@pytest.fixture
-def stub():
-    with running(Stub()) as server:
-        yield server
-
-
-@pytest.fixture
-def door(stub, tokenizer):
-    with opened([served(stub, tokenizer)]) as it:
-        yield it
 
 
 def test_two_suffixes_are_two_prompts(door, stub, tokenizer):
@@ -70,37 +59,6 @@ def test_sentencepieces_template_is_read_too(stub, tmp_path):
         post(door, "/v1/completions", {"prompt": "<PRE> def f():\n <SUF>\n    pass\n <MID>"})
         post(door, "/v1/completions", {"prompt": "def f():\n", "suffix": "\n    pass\n"})
     assert stub.asked[0][1]["prompt"] == stub.asked[1][1]["prompt"]
-
-
-def test_infill_is_the_same_prompt_with_other_code_in_front(door, stub, tokenizer):
-    gap = {"input_prefix": "def f():\n", "prompt": "    ", "input_suffix": "\n    pass\n"}
-    post(door, "/infill", gap)
-    post(door, "/infill", {**gap, "input_extra": [{"text": "import os\n"}], "n_predict": 0})
-    post(door, "/v1/completions", {"prompt": "def f():\n    ", "suffix": "\n    pass\n"})
-    alone, with_extra, completion = (body for _, body, _ in stub.asked)
-    assert stub.asked[0][0] == "/completion"
-    assert alone["prompt"] == completion["prompt"]
-    extra = tokenizer.encode("\n\n--- snippet ---\n\nimport os\n").tolist()
-    assert with_extra["prompt"] == [*extra, *alone["prompt"]]
-    assert (alone["n_predict"], with_extra["n_predict"]) == (128, 0)
-
-
-@pytest.mark.parametrize("new", [0, 64, -1])
-def test_infill_is_cut_to_what_is_nearest_to_the_cursor(new, door, stub, tokenizer):
-    lines = [f"x{number} = f({number})\n" for number in range(400)]
-    code, other = "".join(lines), [{"text": "y = 1\n" * 400}]
-    sent = {"input_prefix": code, "input_suffix": code, "input_extra": other, "n_predict": new}
-    assert post(door, "/infill", sent)[0] == 200
-    assert post(door, "/infill", {**sent, "input_prefix": "a = ", "input_suffix": "\n"})[0] == 200
-    fim, (both, little) = tokenizer.fim, (body["prompt"] for _, body, _ in stub.asked)
-    asked = stub.asked[0][1]["n_predict"]
-    for prompt in (both, little):
-        assert 512 - 8 - asked - 4 <= len(prompt) <= 512 - asked
-    assert both[0] == fim.prefix_id  # nothing left for other code
-    middle = both.index(fim.suffix_id)
-    assert tokenizer.decode(both[1:middle]).endswith(lines[-1])
-    assert tokenizer.decode(both[middle + 1 : -1]).startswith(lines[0])
-    assert tokenizer.decode(little).endswith("y = 1\na = ")
 
 
 def test_an_answer_at_once_is_the_pieces_together(door, stub):
@@ -145,8 +103,10 @@ def test_openais_client_chats_at_once_and_in_a_stream(door):
         whole = client.chat.completions.create(**asked)
         assert whole.choices[0].message.content == "one two"
         with client.chat.completions.create(**asked, stream=True) as stream:
-            pieces = [piece.choices[0].delta.content for piece in stream]
-    assert "".join(piece or "" for piece in pieces) == "one two"
+            deltas = [piece.choices[0].delta for piece in stream]
+    assert "".join(delta.content or "" for delta in deltas) == "one two"
+    # llama.cpp leaves it out where the first token is half a character.
+    assert [delta.role for delta in deltas] == ["assistant", None, None]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -343,6 +303,16 @@ def test_a_port_in_use_is_said(door):
     port = int(door.address.rpartition(":")[2])
     with pytest.raises(UsageError, match=f"Port {port} cannot be had"):
         Door(port, TOKEN, lambda event: None)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps no port for connections that close")
+def test_a_port_can_be_had_again_at_once(stub, tokenizer):
+    """Who stops and starts again keeps the editors' settings; the last connections, which the door
+    has closed, keep the port for a minute otherwise."""
+    with opened([served(stub, tokenizer)]) as door:
+        assert post(door, "/v1/completions", {"prompt": "x"})[0] == 200
+        port = int(door.address.rpartition(":")[2])
+    Door(port, TOKEN, lambda event: None).close()
 
 
 def test_a_bug_of_ours_is_said_without_the_request(stub, tokenizer, monkeypatch, capfd):

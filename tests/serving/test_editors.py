@@ -14,10 +14,8 @@ ADDRESS, TOKEN = "http://127.0.0.1:8012", 'a"token'
 
 
 def settings(**changes):
-    given = {"models": ("tuned", "base"), "has_chat": False, **changes}
-    return editor_settings(
-        ADDRESS, TOKEN, given["models"], has_chat=given["has_chat"], context=4096
-    )
+    given = {"models": ("tuned", "base"), "has_chat": False, "context": 4096, **changes}
+    return editor_settings(ADDRESS, TOKEN, given.pop("models"), **given)
 
 
 def test_continue_asks_each_model_with_the_suffix_apart():
@@ -36,12 +34,30 @@ def test_continue_asks_each_model_with_the_suffix_apart():
     assert "chat" not in text
 
 
+def test_continue_knows_how_much_fits_and_waits_for_a_slow_machine():
+    """Its own numbers are 32,768 tokens, and 10 pieces of an answer that took 375 ms."""
+    text = settings(context=2048)["continue/config.yaml"]
+    assert text.count("      contextLength: 2048\n      maxTokens: 128\n") == 2
+    assert text.count("    autocompleteOptions:\n      modelTimeout: 2000\n") == 2
+
+
 def test_llama_vscodes_are_json_behind_the_mark():
-    first, _, rest = settings()["llama.vscode/settings.json"].partition("\n")
+    first, second, rest = settings()["llama.vscode/settings.json"].split("\n", 2)
     assert first == f"// {MARK}"
+    assert second.startswith("// Into VS Code's settings.json")
     assert json.loads(rest) == {
-        "llama-vscode.endpoint": ADDRESS, "llama-vscode.api_key": TOKEN,
-    }  # fmt: skip
+        "llama-vscode.endpoint": ADDRESS,
+        "llama-vscode.api_key": TOKEN,
+        "llama-vscode.ai_model": "tuned",
+        "llama-vscode.max_parallel_completions": 1,
+        "llama-vscode.ask_install_llamacpp": False,
+        "llama-vscode.n_prefix": 128,
+        "llama-vscode.n_suffix": 32,
+        "llama-vscode.ring_n_chunks": 4,
+    }
+    assert '"llama-vscode.endpoint_chat": "http' in settings(has_chat=True)[
+        "llama.vscode/settings.json"
+    ]  # fmt: skip
 
 
 def test_neovims_name_the_paths_that_the_door_has():
@@ -50,6 +66,16 @@ def test_neovims_name_the_paths_that_the_door_has():
     assert 'model = "tuned"' in texts["neovim/minuet.lua"]
     assert "context_window = 6144," in texts["neovim/minuet.lua"]
     assert f'endpoint_fim = "{ADDRESS}/infill"' in texts["neovim/llama_vim.lua"]
+    # By itself the plugin would send the key to port 8012, whoever listens there.
+    assert f'endpoint_inst = "{ADDRESS}/v1/chat/completions"' in texts["neovim/llama_vim.lua"]
+
+
+@pytest.mark.parametrize(("context", "window"), [(1024, (32, 8, 1)), (65536, (256, 64, 16))])
+def test_what_llama_vim_sends_fits_the_context(context, window):
+    text = settings(context=context)["neovim/llama_vim.lua"]
+    names = ("n_prefix", "n_suffix", "ring_n_chunks")
+    for name, value in zip(names, window, strict=True):
+        assert f"{name} = {value},\n" in text
 
 
 def test_they_are_written_for_their_owner_and_over_our_own_only(tmp_path):

@@ -25,10 +25,13 @@ def _chat(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _infill(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last event has the timings and why it ended."""
+    """The last event has the timings and why it ended, or what ``response_fields`` asked for."""
     if not events:
         return {}
-    return {**events[-1], "content": "".join(event.get("content", "") for event in events)}
+    last = events[-1]
+    if "content" not in last:
+        return last
+    return {**last, "content": "".join(event.get("content", "") for event in events)}
 
 
 def _choices(events: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:

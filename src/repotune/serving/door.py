@@ -80,8 +80,6 @@ class Door:
 
 
 class _Server(ThreadingHTTPServer):
-    # On Windows the option would let another program take the port too.
-    allow_reuse_address = os.name != "nt"
     daemon_threads = True
     block_on_close = False
     request_queue_size = CONNECTIONS
@@ -95,8 +93,10 @@ class _Server(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         """As in HTTPServer, without asking the network for this machine's name."""
-        if os.name == "nt":
+        if os.name == "nt":  # where SO_REUSEADDR would let another program take the port too
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:  # at once after a stop, while the last connections still count as closing
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = HOST, self.server_address[1]
@@ -280,8 +280,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _named(prepared: Prepared, asked: Asked) -> Iterator[dict[str, Any]]:
-    """The events under the name that the client knows; llama.cpp calls a model by its path."""
+    """The events under the name that the client knows; llama.cpp calls a model by its path. A chat
+    begins with who speaks, which llama.cpp leaves out where its first token is half a character."""
+    begins = prepared.kind == "chat"
     for event in asked.events():
+        if begins and event.get("choices"):
+            event["choices"][0]["delta"].setdefault("role", "assistant")
+            begins = False
         yield {**event, "model": prepared.model.name} if "model" in event else event
 
 
@@ -301,7 +306,8 @@ def _no_number(name: str) -> None:
 
 
 def _json(content: Any) -> bytes:
-    return json.dumps(content).encode()
+    """Without a space, as llama.cpp writes: llama.vim shows no answer but with ``"content":"``."""
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _head(status: int, kind: str, body: bytes | None) -> bytes:

@@ -1,7 +1,7 @@
 """Settings for editors: what a person pastes, or ``--write-config`` writes.
 
 Continue's ``config.yaml``, llama.vscode, llama.vim and minuet-ai.nvim (its provider
-``openai_fim_compatible``). None of the editors has been run with them yet, see ``docs/serve.md``.
+``openai_fim_compatible``). What they were tried with is in ``docs/serve.md``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from repotune.errors import UsageError
 
 MARK: Final = "Written by `repotune serve --write-config`, which replaces this file."
 FILES: Final = {
-    "continue/config.yaml": "#",
-    "llama.vscode/settings.json": "//",
-    "neovim/minuet.lua": "--",
-    "neovim/llama_vim.lua": "--",
+    "continue/config.yaml": "# As ~/.continue/config.yaml, or its models among yours.",
+    "llama.vscode/settings.json": "// Into VS Code's settings.json; Tab takes a completion.",
+    "neovim/minuet.lua": "-- Run it once minuet-ai.nvim is there; Alt-Shift-a takes a completion.",
+    "neovim/llama_vim.lua": "-- Run it before llama.vim is loaded; Tab takes a completion.",
 }
-"""Where each lies -> what a comment begins with."""
+"""Where each lies -> what a person does with it, as a comment."""
 
 
 def editor_settings(
@@ -31,14 +31,14 @@ def editor_settings(
     """File -> text. ``models`` are the served ones' names, the one to complete with first;
     ``context`` is in tokens."""
     texts = (
-        _continue(address, token, models, has_chat),
-        _llama_vscode(address, token),
+        _continue(address, token, models, has_chat, context),
+        _llama_vscode(address, token, models[0], has_chat, context),
         _minuet(address, token, models[0], context),
-        _llama_vim(address, token),
+        _llama_vim(address, token, models[0], context),
     )
     return {
-        name: f"{comment} {MARK}\n{text}"
-        for (name, comment), text in zip(FILES.items(), texts, strict=True)
+        name: f"{use.partition(' ')[0]} {MARK}\n{use}\n{text}"
+        for (name, use), text in zip(FILES.items(), texts, strict=True)
     }
 
 
@@ -72,44 +72,95 @@ def write_settings(folder: Path, settings: Mapping[str, str]) -> None:
             partial.replace(path)
 
 
-def _continue(address: str, token: str, models: Sequence[str], has_chat: bool) -> str:
+def _continue(address: str, token: str, models: Sequence[str], has_chat: bool, context: int) -> str:
     """Its provider ``deepseek`` is the one that sends prompt and suffix apart, in OpenAI's form,
-    so that no template has to know the model's tokens."""
+    so that no template has to know the model's tokens. Its own ``modelTimeout``, 150 ms, ends an
+    answer after 10 pieces or a line on any machine without a large GPU."""
     lines = ["name: repotune", "version: 1.0.0", "schema: v1", "models:"]
     for model in models:
-        lines += _continue_model(f"repotune {model}", "deepseek", model, f"{address}/", token)
-        lines += ["    roles: [autocomplete]"]
+        lines += _continue_model(
+            f"repotune {model}", "deepseek", model, f"{address}/", token, context, 128
+        )
+        lines += ["    roles: [autocomplete]", "    autocompleteOptions:"]
+        lines += ["      modelTimeout: 2000"]
         if has_chat:
             lines += _continue_model(
-                f"repotune {model} chat", "openai", model, f"{address}/v1", token
+                f"repotune {model} chat",
+                "openai",
+                model,
+                f"{address}/v1",
+                token,
+                context,
+                context // 4,
             )
             lines += ["    roles: [chat, edit]"]
     return "\n".join(lines) + "\n"
 
 
-def _continue_model(name: str, provider: str, model: str, base: str, token: str) -> list[str]:
+def _continue_model(
+    name: str, provider: str, model: str, base: str, token: str, context: int, most: int
+) -> list[str]:
+    """It cuts prompts to ``context``, by itself to 32,768; ``most`` are an answer's tokens."""
     return [
         f"  - name: {name}",
         f"    provider: {provider}",
         f"    model: {model}",
         f"    apiBase: {base}",
         f"    apiKey: {json.dumps(token)}",
+        "    defaultCompletionOptions:",
+        f"      contextLength: {context}",
+        f"      maxTokens: {most}",
     ]
 
 
-def _llama_vscode(address: str, token: str) -> str:
-    return json.dumps(
-        {"llama-vscode.endpoint": address, "llama-vscode.api_key": token}, indent=2
-    ) + "\n"  # fmt: skip
+def _window(context: int) -> dict[str, int]:
+    """How much llama.cpp's two plugins send, so that it fits into ``context``: what does not is cut
+    off by the door, and read again from the cut on. Their own numbers are for 32,768 tokens and
+    more; a line of code has about ten, and a chunk of other code at most 64 lines."""
+    return {
+        "n_prefix": min(256, context // 32),
+        "n_suffix": min(64, context // 128),
+        "ring_n_chunks": min(16, context // 1024),
+    }
+
+
+def _llama_vscode(address: str, token: str, model: str, has_chat: bool, context: int) -> str:
+    """Without ``ai_model`` it names a model that is not here, which matters where there are two; an
+    answer is one, however many it asks for; and llama.cpp need not be installed for it."""
+    settings: dict[str, object] = {
+        "endpoint": address,
+        "api_key": token,
+        "ai_model": model,
+        "max_parallel_completions": 1,
+        "ask_install_llamacpp": False,
+        **_window(context),
+    }
+    if has_chat:
+        settings |= {"endpoint_chat": address, "api_key_chat": token}
+    named = {f"llama-vscode.{name}": value for name, value in settings.items()}
+    return json.dumps(named, indent=2) + "\n"
 
 
 def _minuet(address: str, token: str, model: str, context: int) -> str:
     """Its own window, in characters, is more than many a model's context; of dense code a token
-    has hardly less than a character and a half."""
+    has hardly less than a character and a half. Its own prompt begins with two comments on language
+    and indentation, which the model was not trained on. The keys are those of its README; without
+    any it shows nothing by itself."""
     return f"""require("minuet").setup({{
   provider = "openai_fim_compatible",
   context_window = {context * 3 // 2},
   n_completions = 1,
+  request_timeout = 10,
+  virtualtext = {{
+    auto_trigger_ft = {{ "*" }},
+    keymap = {{
+      accept = "<A-A>",
+      accept_line = "<A-a>",
+      next = "<A-]>",
+      prev = "<A-[>",
+      dismiss = "<A-e>",
+    }},
+  }},
   provider_options = {{
     openai_fim_compatible = {{
       name = "repotune",
@@ -117,6 +168,10 @@ def _minuet(address: str, token: str, model: str, context: int) -> str:
       end_point = "{address}/v1/completions",
       api_key = function() return {json.dumps(token)} end,
       stream = true,
+      template = {{
+        prompt = function(before) return before end,
+        suffix = function(_, after) return after end,
+      }},
       optional = {{ max_tokens = 64 }},
     }},
   }},
@@ -124,9 +179,15 @@ def _minuet(address: str, token: str, model: str, context: int) -> str:
 """
 
 
-def _llama_vim(address: str, token: str) -> str:
-    return f"""vim.g.llama_config = {{
-  endpoint_fim = "{address}/infill",
-  api_key = {json.dumps(token)},
-}}
-"""
+def _llama_vim(address: str, token: str, model: str, context: int) -> str:
+    """``endpoint_inst`` too: the plugin sends the key there, whoever listens at its own address."""
+    settings: dict[str, object] = {
+        "endpoint_fim": f"{address}/infill",
+        "endpoint_inst": f"{address}/v1/chat/completions",
+        "api_key": token,
+        "model_fim": model,
+        "model_inst": model,
+        **_window(context),
+    }
+    lines = [f"  {name} = {json.dumps(value)},\n" for name, value in settings.items()]
+    return f"vim.g.llama_config = {{\n{''.join(lines)}}}\n"

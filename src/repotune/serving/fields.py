@@ -83,6 +83,13 @@ def samplers(name: str, value: Any) -> list[str]:
     return [one for one in value if one in SAMPLERS]
 
 
+def names(name: str, value: Any) -> list[str]:
+    """What of llama.cpp's answer is wanted, a path of keys each."""
+    if not isinstance(value, list) or len(value) > MOST_STOPS:
+        raise wrong(name, f"a list of at most {MOST_STOPS} strings")
+    return [text(name, one) for one in value]
+
+
 def pieces(name: str, value: Any) -> list[dict[str, str]]:
     """llama.cpp's ``input_extra``: other code that the editor sends along."""
     if not isinstance(value, list) or len(value) > MOST_PIECES:
@@ -134,6 +141,7 @@ INFILL: Final[Mapping[str, Check]] = {
     "prompt": text,
     "n_indent": integer(0, 1000),
     "samplers": samplers,
+    "response_fields": names,
     "cache_prompt": flag,
     "t_max_prompt_ms": integer(0, 10**7),
     "t_max_predict_ms": integer(0, 10**7),

@@ -16,6 +16,9 @@ Kind: TypeAlias = Literal["completion", "infill", "chat"]
 DEFAULT_NEW_TOKENS: Final = 128
 MARGIN: Final = 8
 """Tokens that a prompt has beside the code: BOS and those of fill in the middle."""
+STEP: Final = 128
+"""Tokens by which code that is too long is cut: while somebody types, the cut stays where it is,
+and llama.cpp has read all but the last tokens of the prompt before."""
 SNIPPET: Final = "\n\n--- snippet ---\n\n"
 """llama.cpp's, before each piece of other code."""
 NO_FIM: Final = (
@@ -97,7 +100,7 @@ def _completion(body: Mapping[str, Any], model: ServedModel) -> tuple[str, dict[
             TOO_LONG,
         )
     asked = fields.checked(body, fields.SAMPLING)
-    new = _new_tokens(body, ("max_tokens",), model)
+    new = _new_tokens(body, ("max_tokens",), model, unsaid=DEFAULT_NEW_TOKENS)
     return "/v1/completions", {**asked, "prompt": ids, "max_tokens": new, "model": model.name}
 
 
@@ -166,14 +169,30 @@ def _around(
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     after_ids = tokenizer.encode_continuation(after).tolist() if after.strip() else []
     after_ids = after_ids[: room // 4]
-    before_ids = tokenizer.encode(before).tolist()[-(room - len(after_ids)) :]
-    room -= len(before_ids) + len(after_ids)
-    snippets = "".join(f"{SNIPPET}{one['text']}" for one in extra)
-    extra_ids = tokenizer.encode(snippets).tolist() if snippets and room > 0 else []
-    front = [*bos, *extra_ids[-room:]] if room > 0 else bos
+    before_ids = tokenizer.encode(before).tolist()
+    left = room - len(before_ids) - len(after_ids)
+    front = [*bos, *_newest(extra, tokenizer, left)] if left > 0 else bos
+    if left < 0:
+        before_ids = before_ids[min(_in_steps(-left), len(before_ids) - 1) :]
     if after_ids:
         return fim.prompt(front, before_ids, after_ids)
     return [*front, *before_ids] or [tokenizer.eos_id]
+
+
+def _newest(extra: Sequence[Mapping[str, str]], tokenizer: CodeTokenizer, room: int) -> list[int]:
+    """Other code in at most ``room`` ids, the oldest, which editors send first, left out."""
+    kept: list[int] = []
+    for one in reversed(extra):
+        ids = tokenizer.encode(f"{SNIPPET}{one['text']}").tolist()
+        over = len(kept) + len(ids) - room
+        if over > 0:
+            return [*ids[_in_steps(over) :], *kept]
+        kept = [*ids, *kept]
+    return kept
+
+
+def _in_steps(over: int) -> int:
+    return -(-over // STEP) * STEP
 
 
 def _chat(body: Mapping[str, Any], model: ServedModel) -> tuple[str, dict[str, Any]]:
@@ -185,16 +204,22 @@ def _chat(body: Mapping[str, Any], model: ServedModel) -> tuple[str, dict[str, A
     fields.refuse_what_cannot_be_done(body)
     asked = fields.checked(body, fields.SAMPLING)
     said = fields.messages("messages", body.get("messages"))
-    new = _new_tokens(body, ("max_completion_tokens", "max_tokens"), model)
+    # What is rewritten is longer than what fills a gap, and editors do not say how long.
+    names = ("max_completion_tokens", "max_tokens")
+    new = _new_tokens(body, names, model, unsaid=model.context // 4)
+    if body.get("n_predict") == 0:  # llama.vim has a selection read while its user writes
+        new = 0
     return "/v1/chat/completions", {
         **asked, "messages": said, "max_tokens": new, "model": model.name,
         "stream_options": {"include_usage": True},
     }  # fmt: skip
 
 
-def _new_tokens(body: Mapping[str, Any], names: Sequence[str], model: ServedModel) -> int:
+def _new_tokens(
+    body: Mapping[str, Any], names: Sequence[str], model: ServedModel, *, unsaid: int
+) -> int:
     for name in names:
         if body.get(name) is not None:
             value = fields.integer(1, 2**31 - 1)(name, body[name])
             return min(int(value), model.context)
-    return DEFAULT_NEW_TOKENS
+    return unsaid
