@@ -21,7 +21,7 @@ import torch
 
 from repotune.events import StepDone
 from repotune.kernels import fastest_ops
-from repotune.machine import slowed_by
+from repotune.machine import Peak, slowed_by
 from repotune.model import Decoder
 from repotune.model.weights import tensor_shapes
 from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Passes, Policy, Row
@@ -78,7 +78,7 @@ def bare(model, rows, steps):
 
 def in_the_loop(model, rows, steps, device):
     ends = []
-    with tempfile.TemporaryDirectory() as name, logged(Path(name)) as log:
+    with tempfile.TemporaryDirectory() as name, logged(Path(name), device) as log:
 
         def tell(event):
             log(event)
@@ -98,10 +98,10 @@ def in_the_loop(model, rows, steps, device):
     return (steps - 1) * BATCH * rows.length / (ends[-1] - ends[0])
 
 
-def logged(folder):
+def logged(folder, device):
     return log_metrics(
-        folder / "metrics.jsonl", folder / "tensorboard", reached=0, emit=print,
-        pause=lambda: False,
+        folder / "metrics.jsonl", folder / "tensorboard", reached=0,
+        memory=Peak(device).since_last, emit=print, pause=lambda: False,
     )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def watching_alone(device):
     )  # fmt: skip
     with (
         tempfile.TemporaryDirectory() as name,
-        logged(Path(name)) as tell,
+        logged(Path(name), device) as tell,
         watching(tell, tuple) as watch,
     ):
         began = time.perf_counter()

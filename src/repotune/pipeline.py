@@ -284,11 +284,14 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
     keep_quantised = stages.check_room(folder, job, emit)
     rows = stages.prepare_rows(folder, job, emit)
     planned = _plan(folder, job, rows.summary, policy, emit)
-    meter = Meter(Peak(job.device), emit)
+    peak = Peak(job.device)
+    meter = Meter(peak, emit)
     decoder = load_decoder(job, emit, keep_quantised=keep_quantised)
     if stages.is_worth_it(folder, job, rows, planned and planned[0]):
         passes = stages.rehearse(folder, job, decoder, rows, passes, emit)
-    trained = stages.train_on(folder, job, decoder, rows, passes, meter)
+    trained = stages.train_on(
+        folder, job, decoder, rows, passes, meter, memory=peak.since_last
+    )
     took = _record(folder, planned, meter, emit)
     folder.update(facts={"training": _training_facts(folder, trained)})
     evaluation = None

@@ -36,11 +36,12 @@ GPU_SAMPLE_TOKENS: Final = 16_384
 
 
 def train_on(
-    folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, passes: Passes, emit: Emit
-) -> TrainResult:
+    folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, passes: Passes, emit: Emit, *,
+    memory: Callable[[], int],
+) -> TrainResult:  # fmt: skip
     """Train to the end, or until a signal asks to stop; metrics and events are written down.
 
-    ``passes``: how it begins.
+    ``passes``: how it begins. ``memory``: the most bytes that were taken since it was last asked.
 
     Raises what ``training.train`` does.
     """
@@ -55,8 +56,9 @@ def train_on(
         pause = partial(pause_unless, should_stop)
         reached = resume_from.step if resume_from else 0
         with log_metrics(
-            folder.metrics, folder.tensorboard, reached=reached, emit=emit, pause=pause
-        ) as log:
+            folder.metrics, folder.tensorboard, reached=reached, memory=memory, emit=emit,
+            pause=pause,
+        ) as log:  # fmt: skip
 
             def tell(event: Event) -> None:
                 log(event)
