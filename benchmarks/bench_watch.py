@@ -114,7 +114,7 @@ def watching_alone(device):
     look = time.perf_counter() - began
     event = StepDone(
         step=0, steps=ALONE, loss=1.0, grad_norm=1.0, learning_rate=1e-4, tokens=1,
-        tokens_per_second=1.0, seconds_left=1.0,
+        seconds=1.0, tokens_per_second=1.0, seconds_left=1.0,
     )  # fmt: skip
     with (
         tempfile.TemporaryDirectory() as name,

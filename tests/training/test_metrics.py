@@ -16,7 +16,7 @@ from repotune.training import log_metrics
 def step(number, loss=0.5):
     return StepDone(
         step=number, steps=9, loss=loss, grad_norm=1.5, learning_rate=2e-4, tokens=64,
-        tokens_per_second=100.0, seconds_left=3.0,
+        seconds=1.0, tokens_per_second=100.0, seconds_left=3.0,
     )  # fmt: skip
 
 

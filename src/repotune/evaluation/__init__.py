@@ -12,14 +12,12 @@ adapter; ``comparison`` is all of it but forgetting and memorisation, ``saved`` 
 
 from repotune.evaluation.comparison import evaluate
 from repotune.evaluation.completions import complete_at
-from repotune.evaluation.forgetting import ON_CPU, ON_GPU, measure_forgetting, with_forgetting
+from repotune.evaluation.forgetting import measure_forgetting, with_forgetting
 from repotune.evaluation.memorisation import with_memorisation
 from repotune.evaluation.sample import sample_loss, sample_rows
 from repotune.evaluation.saved import read_evaluation, write_evaluation
 
 __all__ = [
-    "ON_CPU",
-    "ON_GPU",
     "complete_at",
     "evaluate",
     "measure_forgetting",

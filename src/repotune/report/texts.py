@@ -144,7 +144,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "나머지 {count}개는 evaluation.json에 있습니다.",
     ),
     "curves": ("Curves", "학습 곡선"),
-    "no_steps": ("No training step was logged.", "기록된 학습 스텝가 없습니다."),
+    "no_steps": ("No training step was logged.", "기록된 학습 스텝이 없습니다."),
     "no_library": (
         "The curves are not drawn, because matplotlib is not installed: "
         "`pip install matplotlib`, then make the report again.",
@@ -158,11 +158,20 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "No held-out loss was measured during the training.",
         "학습 중에 평가용 코드의 손실을 재지 않았습니다.",
     ),
+    "no_memory_curve": (
+        "The memory of each step was not recorded.",
+        "스텝별 메모리는 기록되지 않았습니다.",
+    ),
     "learning_rate": ("Learning rate", "학습률"),
     "grad_norm": ("Gradient norm, before clipping", "그래디언트 노름 (자르기 전)"),
     "tokens_per_second": ("Tokens per second", "초당 토큰"),
+    "peak_gib": ("Memory taken, GiB", "차지한 메모리 (GiB)"),
+    "at_most": ("at most {value}", "최대 {value}"),
     "legend_plan": ("planned, with its range", "예측과 그 범위"),
-    "averaged": ("Each point is a mean of {count} steps.", "점 하나는 {count}스텝의 평균입니다."),
+    "averaged": (
+        "Each point is a mean of {count} steps, of memory the largest.",
+        "점 하나는 {count}스텝의 평균이고, 메모리는 최댓값입니다.",
+    ),
     "x_steps": ("Across: optimizer steps.", "가로축: 학습 스텝."),
     "memory": ("Memory", "메모리"),
     "memory_gpu": ("GPU memory", "GPU 메모리"),
@@ -188,9 +197,15 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "peak": ("Peak memory, GiB", "최대 메모리 (GiB)"),
     "speed": ("Tokens per second, warm", "초당 토큰 (준비 뒤)"),
     "steps": ("Optimizer steps", "학습 스텝"),
-    "minutes": (
-        "Minutes (planned: all; happened: steps alone)",
-        "분 (예측: 전체, 실제: 학습 스텝만)",
+    "start_minutes": ("Minutes of the start", "시작 (분)"),
+    "training_minutes": ("Minutes of the training", "학습 (분)"),
+    "evaluation_minutes": ("Minutes of the evaluation", "평가 (분)"),
+    "all_minutes": ("Minutes in all", "전체 (분)"),
+    "not_counted": (
+        "The start is reading the code and loading the model. Neither downloads nor HumanEval, "
+        "which only `repotune evaluate` runs, are counted in the plan.",
+        "시작은 코드를 읽고 모델을 불러오는 시간입니다. 예측에는 내려받기와, `repotune evaluate`만 "
+        "실행하는 HumanEval이 들어 있지 않습니다.",
     ),
     "policy": ("What layers keep for their backward", "역전파를 위해 층이 보관하는 것"),
     "corpus": ("What the corpus held and dropped", "말뭉치에 담긴 것과 빠진 것"),

@@ -30,10 +30,10 @@ def log_metrics(
     """A listener that appends what happens to the file ``lines`` and the folder ``tensorboard``.
 
     A line a step, and one for each held-out loss and each healing. A step's line also has the bytes
-    that ``memory`` says: the most since it was asked last, at the step before. ``reached`` steps are done
-    already; what was logged for later ones, before the run was stopped, is removed, so that each
-    step stands there once. A full disk is waited for with ``pause``; TensorBoard's curves are given
-    up where they cannot be written. Raises DiskFull or RunError.
+    that ``memory`` says: the most since it was asked last, at the step before. ``reached`` steps
+    are done already; what was logged for later ones, before the run was stopped, is removed, so
+    that each step stands there once. A full disk is waited for with ``pause``; TensorBoard's curves
+    are given up where they cannot be written. Raises DiskFull or RunError.
     """
     with writing(lines, note=_WHOLE):
         _cut_after(lines, reached)
