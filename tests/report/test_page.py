@@ -11,6 +11,7 @@ from typing import get_args
 
 import pytest
 
+from repotune import verdict_text
 from repotune.corpus.manifest import Reason
 from repotune.evaluation.verdict import judge
 from repotune.records import Interval, Ruling
@@ -135,19 +136,19 @@ def test_figures_of_gaps_and_groups_and_what_got_worse_are_shown():
     less = Interval(value=-0.5, low=-0.6, high=-0.4)
     stops = judged(infill={"stop_rate": compared(1.0, 0.5, less)})
     _, words = read(to_html(replace(RUN, evaluation=stops), "en"))
-    assert "after filling in it stops by itself less often" in words
+    assert "stops by itself less often (100.0% before, 50.0% now)" in words
     worse = judged(infill={"exact_match": compared(0.5, 0.0, less)})
     _, words = read(to_html(replace(RUN, evaluation=worse), "ko"))
-    assert "써낸 줄은 확실히 나빠졌습니다: 빈칸을 정확히 채움" in words
+    assert "써내는 코드는 확실히 나빠졌습니다: 빈칸 정확도 -50.0%p" in words
 
 
 def test_what_was_memorised_is_said_in_the_verdict_and_shown():
     _, page = read(to_html(RUN, "en"))
-    assert "It has memorised some of what it was trained on" in page
+    assert "It has memorised: 3 of 40 canaries are written out" in page
     assert "than 40 controls that were not (p = 0.0013)" in page
     assert "16×" in page
     _, korean = read(to_html(RUN, "ko"))
-    assert "학습한 내용 일부를 외웠습니다" in korean
+    assert "심어 둔 줄 40개 중 3개를 그대로 써내고" in korean
     assert "대조군 40개" in korean
 
 
@@ -196,8 +197,10 @@ def test_every_ruling_has_its_words(lang):
         evaluation = replace(EVALUATION, **changes)
         judgement = judge(evaluation)
         found.add(judgement.ruling)
-        said = texts.headline(judgement, lang) + texts.because(evaluation, judgement, lang)
+        said = verdict_text.reason(evaluation, judgement, lang)
         assert "{" not in said
+        _, words = read(to_html(replace(RUN, evaluation=judged(**changes)), lang))
+        assert f"{verdict_text.headline(judgement, lang)}{said}" in words
     assert found == set(get_args(Ruling))
     assert set(texts.REASONS_KO) == set(get_args(Reason))
 

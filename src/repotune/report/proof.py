@@ -17,7 +17,8 @@ from repotune.records import (
 from repotune.report.contents import Contents, Lang
 from repotune.report.difference import difference
 from repotune.report.tags import paragraph, section, table, text
-from repotune.report.texts import TO, because, headline, quoted, say
+from repotune.report.texts import TO, quoted, say
+from repotune.verdict_text import headline, reason
 
 COMPLETIONS_SHOWN: Final = 20
 LINES_ABOVE: Final = 4
@@ -35,16 +36,16 @@ def verdict(run: Contents, lang: Lang) -> str:
     if evaluation is None or evaluation.judgement is None:
         why = "not_evaluated" if run.has_adapter else "not_finished"
         tone, title = "warn", say("verdict_unknown", lang)
-        reason, figures = say(why, lang, run=quoted(run.path)), ""
+        because, figures = say(why, lang, run=quoted(run.path)), ""
     else:
         judgement = evaluation.judgement
         tone, title = _TONES[judgement.ruling], headline(judgement, lang)
-        reason = because(evaluation, judgement, lang)
+        because = reason(evaluation, judgement, lang)
         figures = f'<dl class="figures">{"".join(_headline_figures(evaluation, lang))}</dl>'
     return (
         f'<section id="verdict" class="verdict {tone}">'
         f'<p class="label">{text(say("verdict", lang))}</p><h2>{text(title)}</h2>'
-        f"{paragraph(reason)}{figures}</section>"
+        f"{paragraph(because)}{figures}</section>"
     )
 
 

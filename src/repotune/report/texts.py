@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from repotune.records import Evaluation, Judgement, Ruling
 from repotune.report.contents import Lang
 
 TO: Final = "\N{NO-BREAK SPACE}–\N{NO-BREAK SPACE}"
@@ -43,14 +42,6 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "아직 어댑터가 없어 판정할 것이 없습니다. `repotune tune --resume {run}`으로 "
         "이어서 하세요.",
     ),
-    "not_for": (
-        "Not for {languages}, where it is surely worse.",
-        "다만 {languages} 코드에서는 확실히 나빠졌습니다.",
-    ),
-    "lines_not_sure": (
-        "Whether it writes better lines is not sure from so few of them.",
-        "더 나은 줄을 써내는지는 이만큼의 줄로는 확실하지 않습니다.",
-    ),
     "memorisation": ("Memorisation", "암기"),
     "memorised": (
         "It has memorised: random lines that were put into training files have lower losses than "
@@ -71,10 +62,6 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "canary_bits": ("Exposure, bits (chance: 1.4)", "노출도, 비트 (우연이면 1.4)"),
     "canary_p": ("p", "p"),
     "canary_out": ("Written out", "그대로 써냄"),
-    "memorised_short": (
-        "It has memorised some of what it was trained on: see Memorisation.",
-        "학습한 내용 일부를 외웠습니다. 암기 항목을 보세요.",
-    ),
     "none_seen": ("no difference in any file", "모든 파일에서 차이 없음"),
     "bits": ("Bits per byte, held-out code", "평가용 코드의 바이트당 비트"),
     "bits_note": ("lower is better", "낮을수록 좋음"),
@@ -85,11 +72,6 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "infill_edit_similarity": ("Gap, edit similarity", "빈칸 편집 유사도"),
     "infill_name_recall": ("Your own names recalled in gaps", "빈칸에서 저장소 고유 이름 재현"),
     "infill_stop_rate": ("Gap, stopped by itself", "빈칸을 채우고 스스로 멈춤"),
-    "stops_less": (
-        "But after filling in it stops by itself less often: keep your editor's limit on new "
-        "tokens.",
-        "다만 빈칸을 채운 뒤 스스로 멈추는 일이 줄었습니다. 편집기의 새 토큰 한도를 그대로 두세요.",
-    ),
     "what": ("Figure", "항목"),
     "base": ("Base", "원본 모델"),
     "tuned": ("Tuned", "튜닝 모델"),
@@ -301,52 +283,6 @@ REASONS_KO: Final[dict[str, str]] = {
     "duplicate": "중복",
 }  # fmt: skip
 
-_HEADLINES: Final[dict[Ruling, tuple[str, str]]] = {
-    "better": ("Better: ship it", "좋아졌습니다. 쓰세요"),
-    "no_gain": ("No gain: don't ship it", "나아진 것이 없습니다. 쓰지 마세요"),
-    "worse": ("Worse: don't ship it", "나빠졌습니다. 쓰지 마세요"),
-    "worse_lines": ("Mixed: don't ship it", "엇갈립니다. 쓰지 마세요"),
-    "forgets": ("Better, but it forgets", "좋아졌지만 잊은 것이 있습니다"),
-    "too_few_files": ("Not known: don't ship it yet", "아직 모릅니다. 지금은 쓰지 마세요"),
-}
-_BECAUSE: Final[dict[Ruling, tuple[str, str]]] = {
-    "better": (
-        "{size} bits per byte less ({share}), and the whole 95 % interval, {low} to {high}, is "
-        "below zero.",
-        "바이트당 {size}비트({share}) 줄었고, "
-        "95 % 구간 {low}에서 {high}까지가 모두 0보다 작습니다.",
-    ),
-    "no_gain": (
-        "The difference is {value} bits per byte, and its 95 % interval, {low} to {high}, holds "
-        "zero. Train longer, on more code, or evaluate on more of it.",
-        "차이는 바이트당 {value}비트이고 95 % 구간 {low}에서 {high}까지가 0을 포함합니다. "
-        "더 오래, 더 많은 코드로 학습하거나 더 많은 코드로 평가하세요.",
-    ),
-    "worse": (
-        "{size} bits per byte more ({share}), 95 % interval {low} to {high}. Try a lower "
-        "learning_rate or fewer epochs.",
-        "바이트당 {size}비트({share}) 늘었습니다. 95 % 구간은 {low}에서 {high}까지입니다. "
-        "learning_rate를 낮추거나 에포크를 줄여 보세요.",
-    ),
-    "worse_lines": (
-        "Code is predicted better, by {size} bits per byte ({share}), but the lines written got "
-        "surely worse: {lost}.",
-        "예측은 바이트당 {size}비트({share}) 좋아졌지만, 써낸 줄은 확실히 나빠졌습니다: {lost}.",
-    ),
-    "forgets": (
-        "{size} bits per byte less on this code ({share}), but worse at: {forgets}. Don't ship it "
-        "for more than this code; a lower learning_rate or fewer epochs forget less.",
-        "이 코드에서는 바이트당 {size}비트({share}) 줄었지만 다음에서는 나빠졌습니다: {forgets}. "
-        "이 코드 밖에서는 쓰지 마세요. learning_rate를 낮추거나 에포크를 줄이면 덜 잊습니다.",
-    ),
-    "too_few_files": (
-        "{files} held-out files say nothing sure about others. Raise heldout_share, or read more "
-        "with --eval-max-tokens.",
-        "평가용 파일 {files}개로는 다른 파일에 대해 확실히 말할 수 없습니다. "
-        "heldout_share를 올리거나 --eval-max-tokens로 더 읽으세요.",
-    ),
-}
-
 
 def say(name: str, lang: Lang, /, **values: object) -> str:
     """The text ``name``, with its fields filled; backticks mark code."""
@@ -361,32 +297,3 @@ def quoted(argument: str) -> str:
 def reason_text(reason: str, lang: Lang) -> str:
     """Why a file was dropped."""
     return REASONS_KO.get(reason, reason) if lang == "ko" else reason
-
-
-def headline(judgement: Judgement, lang: Lang) -> str:
-    """The verdict in a few words."""
-    return _HEADLINES[judgement.ruling][lang == "ko"]
-
-
-def because(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:
-    """Why, in a sentence or two."""
-    difference = evaluation.difference
-    sentence = _BECAUSE[judgement.ruling][lang == "ko"].format(
-        size=f"{abs(difference.value):.4f}",
-        share=f"{abs(evaluation.tuned_bits_per_byte / evaluation.base_bits_per_byte - 1):.1%}",
-        value=f"{difference.value:+.4f}",
-        low=f"{difference.low:+.4f}",
-        high=f"{difference.high:+.4f}",
-        files=evaluation.files,
-        lost=", ".join(say(name, lang) for name in judgement.worse_figures),
-        forgets=", ".join(say(name, lang) for name in judgement.forgets),
-    )
-    if judgement.ship and judgement.worse_on:
-        sentence += " " + say("not_for", lang, languages=", ".join(judgement.worse_on))
-    if judgement.ship and judgement.lines_not_sure:
-        sentence += " " + say("lines_not_sure", lang)
-    if judgement.ship and judgement.stops_less:
-        sentence += " " + say("stops_less", lang)
-    if evaluation.memorisation is not None and evaluation.memorisation.memorised:
-        sentence += " " + say("memorised_short", lang)
-    return sentence
