@@ -15,9 +15,9 @@ from repotune import verdict_text
 from repotune.corpus.manifest import Reason
 from repotune.evaluation.verdict import judge
 from repotune.records import Interval, Ruling
-from repotune.report import curves, texts, to_html
+from repotune.report import curves, parse_metrics, texts, to_html
 
-from .runs import BARE, EVALUATION, HOSTILE, RUN, compared
+from .runs import BARE, EVALUATION, HOSTILE, LINES, RUN, compared
 
 FORGETTING = EVALUATION.forgetting
 LIBRARY = FORGETTING.library
@@ -101,6 +101,58 @@ def test_the_verdict_comes_first_and_every_figure_is_there():
     ):  # fmt: skip
         assert said in words, said
     assert re.search(r"Peak memory, GiB.*2\.50.*yes.*Tokens per second, warm.*100.*no", html, re.S)
+
+
+def with_facts(**changes):
+    return replace(RUN, state=replace(RUN.state, facts={**RUN.state.facts, **changes}))
+
+
+def test_the_plan_is_compared_with_the_same_things():
+    """90 s of start, 40 steps of 1.5 s, 120 s of evaluation."""
+    _, words = read(to_html(RUN, "en"))
+    for said in (
+        "Minutes of the start1.2 (0.6 – 1.8)1.5yes",
+        "Minutes of the training1.2 (0.6 – 1.8)1.0yes",
+        "Minutes of the evaluation1.2 (0.6 – 1.8)2.0no",
+        "Minutes in all3.6 (1.8 – 5.4)4.5yes",
+        "Neither downloads nor HumanEval",
+    ):
+        assert said in words, said
+    _, words = read(to_html(with_facts(took={"start": 90.0}), "en"))
+    assert "Minutes of the evaluation1.2 (0.6 – 1.8)not measured" in words
+    assert "Minutes in all3.6 (1.8 – 5.4)not measured" in words  # a part of it is no sum
+
+
+def test_memory_is_a_curve_over_the_plan_with_the_context_that_the_plan_has():
+    """At most 40 times 64 MiB, and 256 MiB of context: 2.75 GiB."""
+    _, words = read(to_html(RUN, "en"))
+    assert "Memory taken, GiB at most 2.75planned, with its range" in words
+    html = to_html(RUN, "en")
+    assert html.count("var(--band)") - html.count("--band:") >= 2  # speed and memory
+    _, words = read(to_html(with_facts(plan=None), "en"))
+    assert "Memory taken, GiB at most 2.5 " in words
+
+
+def test_a_run_of_an_older_version_has_its_report():
+    """No seconds and no memory in its steps, a plan of all hours in one, nothing timed."""
+    old = [
+        re.sub(r'"(seconds|memory_bytes)": [\d.]+,? ?', "", line).replace(", }", "}")
+        for line in LINES
+    ]
+    plan = {
+        name: one
+        for name, one in RUN.state.facts["plan"].items()
+        if name not in ("hours_by_stage", "context_bytes")
+    }
+    facts = {name: one for name, one in RUN.state.facts.items() if name != "took"}
+    state = replace(RUN.state, facts={**facts, "plan": plan})
+    run = replace(RUN, state=state, metrics=parse_metrics(old))
+    _, words = read(to_html(run, "en"))
+    assert "The memory of each step was not recorded." in words
+    assert "Memory taken" not in words
+    assert "Minutes in all3.6 (1.8 – 5.4)not measured" in words
+    assert "Minutes of the" not in words
+    assert "2.00 (1.00 – 3.00)" in words
 
 
 def test_korean_says_the_same_in_korean():

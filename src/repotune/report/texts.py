@@ -215,16 +215,32 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "kept": ("Kept", "담음"),
     "kept_mb": ("MB kept", "담은 MB"),
     "dropped_short": ("Dropped", "빠짐"),
-    "completions": ("Next lines, side by side", "다음 줄 나란히 보기"),
+    "completions": ("Written side by side", "써낸 코드 나란히 보기"),
     "completions_note": (
-        "{shown} of {count} next lines, those first that only the tuned model got right, so they "
-        "are no fair sample; the figures above count all. Marked: what is written otherwise, and "
-        "struck out: what is missing.",
-        "다음 줄 {count}개 중 {shown}개입니다. 튜닝 모델만 맞힌 것이 먼저 나오므로 고른 "
-        "표본이 아니며, "
-        "위의 수치는 전부를 셉니다. 표시된 부분은 다르게 쓴 것, 줄 그은 부분은 빠뜨린 것입니다.",
+        "A sample drawn by a digest of the places alone, whatever was written there. Marked: what "
+        "is written otherwise than in the file, and struck out: what is missing.",
+        "무엇을 썼는지와 상관없이 위치의 해시값만으로 뽑은 표본입니다. 표시된 부분은 파일과 다르게 "
+        "쓴 것, 줄 그은 부분은 빠뜨린 것입니다.",
     ),
-    "no_completions": ("No next line was written.", "쓴 다음 줄이 없습니다."),
+    "next_lines": ("Next lines", "다음 줄"),
+    "gaps": ("Gaps: fill in the middle", "빈칸: 중간 채우기"),
+    "shown_of": (
+        "{shown} of {count}. Exactly right: base {base}, tuned {tuned} of these; base {all_base}, "
+        "tuned {all_tuned} of all.",
+        "{count}개 중 {shown}개입니다. 정확히 맞힌 것은 이 중에서 원본 모델 {base}개, 튜닝 모델 "
+        "{tuned}개, 전체에서는 원본 모델 {all_base}개, 튜닝 모델 {all_tuned}개입니다.",
+    ),
+    "taught": (
+        "The base model was never taught to fill in: it went on from the code before the gap, and "
+        "was cut off after as many lines as the gap has.",
+        "원본 모델은 중간 채우기를 배운 적이 없어, 빈칸 앞의 코드에 이어 쓰고 빈칸의 줄 수에서 "
+        "잘랐습니다.",
+    ),
+    "rest_of_line": ("to the end of a line", "줄 끝까지"),
+    "line": ("one line", "한 줄"),
+    "lines": ("several lines", "여러 줄"),
+    "went_on": ("did not stop", "멈추지 않음"),
+    "no_completions": ("Nothing was written.", "써낸 것이 없습니다."),
     "right": ("right", "일치"),
     "nothing_written": ("(nothing)", "(없음)"),
     "events": ("Events on the way", "도중에 있었던 일"),
