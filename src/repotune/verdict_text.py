@@ -16,10 +16,10 @@ Pair: TypeAlias = tuple[str, str]
 
 _FIGURES: Final[dict[str, Pair]] = {
     "exact_match": ("exact next lines", "다음 줄 정확도"),
-    "edit_similarity": ("likeness of next lines", "다음 줄 유사도"),
+    "edit_similarity": ("edit similarity of next lines", "다음 줄 편집 유사도"),
     "name_recall": ("your own names recalled", "저장소 고유 이름 재현"),
     "infill_exact_match": ("gaps filled exactly", "빈칸 정확도"),
-    "infill_edit_similarity": ("likeness of filled gaps", "빈칸 유사도"),
+    "infill_edit_similarity": ("edit similarity of filled gaps", "빈칸 편집 유사도"),
     "infill_name_recall": ("your own names recalled in gaps", "빈칸의 고유 이름 재현"),
 }
 _HEADLINES: Final[dict[Ruling, Pair]] = {
@@ -71,7 +71,7 @@ _BECAUSE: Final[dict[Ruling, Pair]] = {
         "필요합니다. heldout_share를 올리거나 --eval-max-tokens로 더 읽으세요.",
     ),
 }
-_REMEDIES: Final[dict[Literal["lines", "gaps"], Pair]] = {
+_REMEDIES: Final[dict[Literal["lines", "gaps", "taught"], Pair]] = {
     "lines": (
         "Try a lower learning_rate or fewer epochs.",
         "learning_rate를 낮추거나 에포크를 줄여 보세요.",
@@ -79,6 +79,12 @@ _REMEDIES: Final[dict[Literal["lines", "gaps"], Pair]] = {
     "gaps": (
         "Try a higher fim_rate, or fewer epochs.",
         "fim_rate를 높이거나 에포크를 줄여 보세요.",
+    ),
+    "taught": (
+        "A model that never filled in takes millions of tokens to learn it: train longer, or with "
+        "a higher fim_rate.",
+        "중간 채우기를 처음 배우는 모델에는 토큰 수백만 개가 필요하니, 더 오래 학습하거나 "
+        "fim_rate를 높이세요.",
     ),
 }
 _ALSO: Final[dict[str, Pair]] = {
@@ -143,7 +149,6 @@ def headline(judgement: Judgement, lang: Lang) -> str:
 def reason(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:
     """Why, by how much, what to do, and whatever else got worse; a few sentences."""
     difference = evaluation.difference
-    gaps_alone = all(name.startswith("infill_") for name in judgement.worse_figures)
     because = _said(
         _BECAUSE[judgement.ruling], lang,
         size=f"{abs(difference.value):.4f}",
@@ -154,7 +159,7 @@ def reason(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:
         files=evaluation.files,
         lost=_lost(evaluation, judgement, lang),
         forgets=_forgotten(evaluation, judgement, lang),
-        remedy=_said(_REMEDIES["gaps" if gaps_alone else "lines"], lang),
+        remedy=_said(_REMEDIES[_remedy(evaluation, judgement)], lang),
     )  # fmt: skip
     return " ".join([because, *_also(evaluation, judgement, lang)])
 
@@ -186,6 +191,12 @@ def _also(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> Iterator[
             extracted=sum(one.extracted for one in found.figures),
             planted=sum(one.canaries for one in found.figures),
         )  # fmt: skip
+
+
+def _remedy(evaluation: Evaluation, judgement: Judgement) -> Literal["lines", "gaps", "taught"]:
+    if not all(name.startswith("infill_") for name in judgement.worse_figures):
+        return "lines"
+    return "taught" if evaluation.taught else "gaps"
 
 
 def _lost(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:

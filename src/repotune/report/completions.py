@@ -82,7 +82,7 @@ def _completion(one: Completion, lang: Lang, *, taught: bool) -> str:
     return (
         f'<article class="completion"><h4>{text(one.path)}:{one.line}{kind}</h4>'
         f'<pre tabindex="0"><code>{text(above)}{_CURSOR}</code></pre>'
-        f"{_line('truth', _indented(one, text(one.truth.strip())), '', lang)}"
+        f"{_line('truth', text(_unindented(one, one.truth)), '', lang)}"
         f"{_written(one, 'base', one.base, one.base_ended or taught, lang)}"
         f"{_written(one, 'tuned', one.tuned, one.tuned_ended, lang)}"
         f"{after}</article>"
@@ -96,7 +96,7 @@ def _written(one: Completion, name: str, written: str, ended: bool, lang: Lang) 
         mark = f' <b class="right">✓ {text(say("right", lang))}</b>'
     elif one.gap != "next_line" and not ended:
         mark = f" <span>({text(say('went_on', lang))})</span>"
-    return _line(name, _marked(one, written.strip(), lang), mark, lang)
+    return _line(name, _marked(one, written, lang), mark, lang)
 
 
 def _line(name: str, shown: str, mark: str, lang: Lang) -> str:
@@ -107,18 +107,18 @@ def _line(name: str, shown: str, mark: str, lang: Lang) -> str:
 
 
 def _marked(one: Completion, written: str, lang: Lang) -> str:
-    if not written:
+    if not written.strip():
         return f"<i>{text(say('nothing_written', lang))}</i>"
     tags = {"written": "ins", "missing": "del"}
-    return _indented(
-        one,
-        "".join(
-            text(part) if kind == "same" else f"<{tags[kind]}>{text(part)}</{tags[kind]}>"
-            for kind, part in difference(one.truth.strip(), written)
-        ),
+    return "".join(
+        text(part) if kind == "same" else f"<{tags[kind]}>{text(part)}</{tags[kind]}>"
+        for kind, part in difference(_unindented(one, one.truth), _unindented(one, written))
     )
 
 
-def _indented(one: Completion, shown: str) -> str:
-    """With the white space that the truth begins with, so that further lines stand right."""
-    return one.truth[: len(one.truth) - len(one.truth.lstrip())] + shown
+def _unindented(one: Completion, code: str) -> str:
+    """All lines without the white space that the truth begins with; what is compared is stripped,
+    as where an exact match is asked for."""
+    fresh = one.prompt_tail.endswith("\n")
+    indent = one.truth[: len(one.truth) - len(one.truth.lstrip())] if fresh else ""
+    return code.strip().replace(f"\n{indent}", "\n")
