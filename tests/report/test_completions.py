@@ -70,6 +70,18 @@ def test_a_gap_stands_between_what_is_before_and_after_it():
     assert "did not stop" in rest
 
 
+def test_code_deep_in_its_file_is_shown_at_the_left():
+    deep = Completion(
+        path="a.py", line=9, prompt_tail="            if x:\n                y = 1\n",
+        truth="                z = 2\n            w = 3", base="q = 1\n            r = 2", tuned="",
+        gap="lines", suffix_head="\n        return w",
+    )  # fmt: skip
+    found = page((), (deep,))
+    assert ">    if x:\n        y = 1\n<span" in found
+    assert "<code>return w</code>" in found
+    assert "<code>z = 2\n            w = 3</code>" in found  # a line less deep than the first
+
+
 def test_a_base_that_was_not_taught_is_not_blamed():
     assert "The base model was never taught to fill in" in completions(RUN, "en")
     gaps = places(3, "line", base="wrong", tuned="wrong")

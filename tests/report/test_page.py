@@ -126,11 +126,11 @@ def test_the_plan_is_compared_with_the_same_things():
 def test_memory_is_a_curve_over_the_plan_with_the_context_that_the_plan_has():
     """At most 40 times 64 MiB, and 256 MiB of context: 2.75 GiB."""
     _, words = read(to_html(RUN, "en"))
-    assert "Memory taken, GiB at most 2.75planned, with its range" in words
+    assert "Taken at each step, GiB at most 2.75planned, with its range" in words
     html = to_html(RUN, "en")
     assert html.count("var(--band)") - html.count("--band:") >= 2  # speed and memory
     _, words = read(to_html(with_facts(plan=None), "en"))
-    assert "Memory taken, GiB at most 2.5 " in words
+    assert "Taken at each step, GiB at most 2.5 " in words
 
 
 def test_a_run_of_an_older_version_has_its_report():
@@ -149,7 +149,7 @@ def test_a_run_of_an_older_version_has_its_report():
     run = replace(RUN, state=state, metrics=parse_metrics(old))
     _, words = read(to_html(run, "en"))
     assert "The memory of each step was not recorded." in words
-    assert "Memory taken" not in words
+    assert "Taken at each step" not in words
     assert "Minutes in all3.6 (1.8 – 5.4)not measured" in words
     assert "Minutes of the" not in words
     assert "2.00 (1.00 – 3.00)" in words

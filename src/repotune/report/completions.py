@@ -75,8 +75,7 @@ def _is_right(one: Completion, written: str) -> bool:
 
 
 def _completion(one: Completion, lang: Lang, *, taught: bool) -> str:
-    above = "\n".join(one.prompt_tail.split("\n")[-LINES_ABOVE - 1 :]).lstrip("\n")
-    below = one.suffix_head.strip("\n")
+    above, below = _around(one)
     kind = "" if one.gap == "next_line" else f" <small>{text(say(one.gap, lang))}</small>"
     after = f'<pre tabindex="0"><code>{text(below)}</code></pre>' if below.strip() else ""
     return (
@@ -87,6 +86,16 @@ def _completion(one: Completion, lang: Lang, *, taught: bool) -> str:
         f"{_written(one, 'tuned', one.tuned, one.tuned_ended, lang)}"
         f"{after}</article>"
     )
+
+
+def _around(one: Completion) -> tuple[str, str]:
+    """The code before and after, both as far to the left as their leftmost line allows."""
+    above = "\n".join(one.prompt_tail.split("\n")[-LINES_ABOVE - 1 :]).lstrip("\n").split("\n")
+    below = one.suffix_head.strip("\n").split("\n")
+    code = [line for line in (*above, *below) if line.strip()]
+    margin = min((len(line) - len(line.lstrip()) for line in code), default=0)
+    left, right = ("\n".join(line[margin:] for line in lines) for lines in (above, below))
+    return left, right
 
 
 def _written(one: Completion, name: str, written: str, ended: bool, lang: Lang) -> str:

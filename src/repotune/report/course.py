@@ -17,7 +17,7 @@ _ROOM: Final = 1.08
 
 
 def curves(run: Contents, lang: Lang) -> str:
-    """Loss, held-out loss, speed, memory, learning rate, gradient norm."""
+    """Loss, held-out loss, speed, learning rate, gradient norm; memory has a section of its own."""
     if not run.metrics.loss:
         return section("curves", say("curves", lang), [paragraph(say("no_steps", lang))])
     if not can_draw():
@@ -27,17 +27,35 @@ def curves(run: Contents, lang: Lang) -> str:
         notes.append(say("averaged", lang, count=means_of(run.metrics.loss)))
     if not run.metrics.heldout_loss:
         notes.append(say("no_heldout", lang))
-    if not run.metrics.memory_bytes:
-        notes.append(say("no_memory_curve", lang))
     charts = f'<div class="charts">{"".join(_charts(run, lang))}</div>'
     return section("curves", say("curves", lang), [charts, paragraph(" ".join(notes), "note")])
 
 
 def memory(run: Contents, lang: Lang) -> str:
-    """The peak against the prediction, as a bar."""
+    """What was taken against the prediction: step by step, and the peak as a bar."""
     peak = _planned(run, "peak_gib")
     if peak is None:
-        return section("memory", say("memory", lang), [paragraph(say("no_memory", lang))])
+        bar = paragraph(say("no_memory", lang))
+    else:
+        bar = f"<div>{_memory_bar(run, peak, lang)}</div>"
+    curve = _memory_curve(run, lang)
+    if curve:
+        return section("memory", say("memory", lang), [f'<div class="charts">{curve}{bar}</div>'])
+    note = paragraph(say("no_memory_curve", lang), "note")
+    return section("memory", say("memory", lang), [bar, *([note] if run.metrics.loss else [])])
+
+
+def _memory_curve(run: Contents, lang: Lang) -> str:
+    """Empty where it was not recorded or cannot be drawn."""
+    if not run.metrics.memory_bytes or not can_draw():
+        return ""
+    context = (run.state.facts.get("plan") or {}).get("context_bytes", 0)
+    taken = tuple((step, (one + context) / _GIB) for step, one in run.metrics.memory_bytes)
+    most = say("at_most", lang, value=number(max(one for _, one in taken)))
+    return _planned_chart(run, "peak_gib", Curve(points=taken, largest=True), most, lang)
+
+
+def _memory_bar(run: Contents, peak: Mapping[str, float], lang: Lang) -> str:
     machine = run.state.facts.get("machine", {})
     where = "memory_gpu" if machine.get("gpu") else "memory_ram"
     free = machine.get("gpu_free_bytes" if machine.get("gpu") else "ram_free_bytes")
@@ -57,16 +75,13 @@ def memory(run: Contents, lang: Lang) -> str:
         if measured is None
         else f'<span class="done" style="width:{measured / full:.2%}"></span>'
     )
-    bar = (
+    return (
         f'<div class="memory" role="img" aria-label="{text(line)}">{done}'
         f'<span class="range" style="left:{low:.2%};width:{high - low:.2%}"></span>'
         f'<span class="tick" style="left:{expected:.2%}"></span></div>'
-    )
-    key = (
         f'<p class="key"><span class="done"></span>{text(say("happened", lang))} '
-        f'<span class="range"></span>{text(say("legend_plan", lang))}</p>'
+        f'<span class="range"></span>{text(say("legend_plan", lang))}</p>{paragraph(line)}'
     )
-    return section("memory", say("memory", lang), [bar, key, paragraph(line)])
 
 
 def plan(run: Contents, lang: Lang) -> str:
@@ -100,25 +115,15 @@ def _charts(run: Contents, lang: Lang) -> Iterator[str]:
         lines.append(Curve(points=metrics.heldout_loss, colour="second", marked=True))
         key = _key("first", say("legend_train", lang)) + _key("second", say("legend_heldout", lang))
     yield _chart("loss", lines, _span(metrics.loss), lang, key=key)
-    yield from _against_the_plan(run, lang)
+    speeds = metrics.tokens_per_second
+    if speeds:
+        yield _planned_chart(run, "tokens_per_second", Curve(points=speeds), _span(speeds), lang)
     for name, points in (
         ("learning_rate", metrics.learning_rate),
         ("grad_norm", metrics.grad_norm),
     ):
         if points:
             yield _chart(name, [Curve(points=points)], _span(points), lang)
-
-
-def _against_the_plan(run: Contents, lang: Lang) -> Iterator[str]:
-    """Speed and memory, over what was planned of them."""
-    speeds = run.metrics.tokens_per_second
-    context = (run.state.facts.get("plan") or {}).get("context_bytes", 0)
-    taken = tuple((step, (one + context) / _GIB) for step, one in run.metrics.memory_bytes)
-    if speeds:
-        yield _planned_chart(run, "tokens_per_second", Curve(points=speeds), _span(speeds), lang)
-    if taken:
-        most = say("at_most", lang, value=number(max(one for _, one in taken)))
-        yield _planned_chart(run, "peak_gib", Curve(points=taken, largest=True), most, lang)
 
 
 def _planned_chart(run: Contents, name: str, line: Curve, note: str, lang: Lang) -> str:
