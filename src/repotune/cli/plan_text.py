@@ -141,7 +141,9 @@ def _facts(plan: Plan) -> dict[str, str]:
         f"{plan.steps:,} steps"
     )
     rows["One epoch"] = duration(plan.hours_per_epoch)
-    stages = ", ".join(f"{name} {brief(one)}" for name, one in plan.hours_by_stage.items())
+    stages = ", ".join(
+        f"{name} {brief(one)}" for name, one in plan.hours_by_stage.items() if one.expected
+    )
     rows["In all"] = f"{duration(plan.hours)}: {stages}"
     if plan.electricity_kwh is not None:
         rows["Electricity"] = _electricity(plan.electricity_kwh, plan.electricity)
