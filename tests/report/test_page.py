@@ -115,7 +115,7 @@ def test_the_plan_is_compared_with_the_same_things():
         "Minutes of the training1.2 (0.6 – 1.8)1.0yes",
         "Minutes of the evaluation1.2 (0.6 – 1.8)2.0no",
         "Minutes in all3.6 (1.8 – 5.4)4.5yes",
-        "Neither downloads nor HumanEval",
+        "The plan counts neither that nor downloads",
     ):
         assert said in words, said
     _, words = read(to_html(with_facts(took={"start": 90.0}), "en"))

@@ -53,8 +53,8 @@ FP32_BYTES: Final = 4
 PRESET_MODELS: Final = "codellama/CodeLlama-7b-"
 UNIT: Final = Range(low=1, expected=1, high=1)
 NOT_COUNTED: Final = (
-    "The time counts neither downloads nor the programming tasks, which only `repotune evaluate` "
-    "runs."
+    "The time counts neither downloads nor a rehearsal, nor the programming tasks, which only "
+    "`repotune evaluate` runs."
 )
 DOCUMENTS_SHARE: Final = Range(low=0.15, expected=0.3, high=0.5)
 """Of the texts' bytes, compressed by zstd."""

@@ -1,7 +1,7 @@
 """How long a run takes: its start, its training, and the evaluation at its end.
 
-Not counted are downloads, the writing of checkpoints, and the programming tasks, which only
-``repotune evaluate`` runs.
+Not counted are downloads, a rehearsal, the writing of checkpoints, and the programming tasks, which
+only ``repotune evaluate`` runs.
 """
 
 from __future__ import annotations
