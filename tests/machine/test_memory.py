@@ -44,6 +44,19 @@ def test_each_step_has_its_own_peak_and_the_whole_has_the_largest():
         assert min(low, high, after) > 50 * MIB
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_a_peak_is_what_was_reserved():
+    peak = Peak("cuda")
+    low = peak.since_last()
+    held = torch.ones(200 * MIB, dtype=torch.uint8, device="cuda")
+    del held
+    torch.cuda.empty_cache()
+    high, after = peak.since_last(), peak.since_last()
+    assert 200 * MIB <= high - low < 230 * MIB
+    assert after == low
+    assert peak.bytes() == high
+
+
 def test_where_a_peak_cannot_begin_anew_what_is_resident_now_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr("repotune.machine.memory.CLEAR_REFS", tmp_path / "missing" / "clear_refs")
     peak = Peak("cpu")

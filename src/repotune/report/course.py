@@ -33,16 +33,15 @@ def curves(run: Contents, lang: Lang) -> str:
 
 def memory(run: Contents, lang: Lang) -> str:
     """What was taken against the prediction: step by step, and the peak as a bar."""
-    peak = _planned(run, "peak_gib")
-    if peak is None:
-        bar = paragraph(say("no_memory", lang))
-    else:
-        bar = f"<div>{_memory_bar(run, peak, lang)}</div>"
-    curve = _memory_curve(run, lang)
-    if curve:
-        return section("memory", say("memory", lang), [f'<div class="charts">{curve}{bar}</div>'])
-    note = paragraph(say("no_memory_curve", lang), "note")
-    return section("memory", say("memory", lang), [bar, *([note] if run.metrics.loss else [])])
+    peak, curve = _planned(run, "peak_gib"), _memory_curve(run, lang)
+    bar = paragraph(say("no_memory", lang)) if peak is None else _memory_bar(run, peak, lang)
+    if not curve:
+        unknown = run.metrics.loss and not run.metrics.memory_bytes
+        note = paragraph(say("no_memory_curve", lang), "note") if unknown else ""
+        return section("memory", say("memory", lang), [bar, note])
+    note = "" if peak is None else paragraph(say("memory_note", lang), "note")
+    both = f'<div class="charts">{curve}<div>{bar}{note}</div></div>'
+    return section("memory", say("memory", lang), [both])
 
 
 def _memory_curve(run: Contents, lang: Lang) -> str:

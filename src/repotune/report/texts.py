@@ -163,6 +163,12 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "{free} GiB.",
         "{where}: 예측 {expected} GiB ({low}~{high}), {measured}. 시작할 때 빈 메모리 {free} GiB.",
     ),
+    "memory_note": (
+        "The peak is that of all, so it may lie above the curve: loading and the last held-out "
+        "loss are in it.",
+        "최댓값은 전체에서 잰 것이어서 곡선보다 클 수 있습니다. 모델을 불러올 때와 마지막 평가용 "
+        "손실을 잴 때도 들어 있습니다.",
+    ),
     "measured_gib": ("{gib} GiB measured", "실측 {gib} GiB"),
     "not_measured": ("not measured", "재지 않음"),
     "no_plan": ("Nothing was planned for this run.", "이 실행에는 예측이 없습니다."),
