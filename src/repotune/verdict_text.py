@@ -92,7 +92,10 @@ _ALSO: Final[dict[str, Pair]] = {
         "What is written got surely worse, too: {lost}.",
         "써내는 코드도 확실히 나빠졌습니다: {lost}.",
     ),
-    "forgets": ("It forgets, too: {forgets}.", "잊은 것도 있습니다: {forgets}."),
+    "forgets": (
+        "It forgets, too: {forgets}; a lower learning_rate forgets less.",
+        "잊은 것도 있습니다: {forgets}. learning_rate를 낮추면 덜 잊습니다.",
+    ),
     "not_for": (
         "But use the base model for {languages}: there it is surely worse.",
         "다만 다음 언어에서는 확실히 나빠졌으니 원본 모델을 쓰세요: {languages}.",

@@ -94,7 +94,8 @@ def test_the_verdict_comes_first_and_every_figure_is_there():
     for said in (
         "Better: ship it", "-0.2500 (-0.3000 – -0.2000)", "+25.0 pp (+10.0 – +40.0)",
         "What was forgotten", "+1.0%; +0.0100 (+0.0050 – +0.0150)", "40 / 164", "38 / 164",
-        "5 lost, 3 won, p = 0.727", "Not everything was measured (1)",
+        "5 lost, 3 won, p = 0.727",
+        "Not everything was measured:HumanEval's infilling was left out.",
         "10.0% → 30.0%", "14 of 20 files kept", "Secrets replaced by placeholders: 3",
         "2.00 (1.00 – 3.00)", "Step 7, memory ran out", "In the rehearsal, memory ran out",
         "The weights of step 20 were exported", "cd" * 32, "ab" * 32, "--config config.toml",

@@ -153,7 +153,9 @@ def _forgetting(evaluation: Evaluation, lang: Lang) -> Iterator[str]:
         yield table(head, rows, numbers=frozenset({1, 2, 3}))
         yield paragraph(say("forgetting_note", lang), "note")
     if found.not_measured:
-        yield paragraph(say("not_all_measured", lang, count=len(found.not_measured)), "note")
+        yield paragraph(say("not_all_measured", lang), "note")
+        items = "".join(f"<li>{text(one)}</li>" for one in found.not_measured)
+        yield f'<ul class="note" lang="en">{items}</ul>'
 
 
 def _groups(groups: list[GroupFigures], by: str, lang: Lang) -> Iterator[str]:

@@ -11,7 +11,6 @@ TO: Final = "\N{NO-BREAK SPACE}–\N{NO-BREAK SPACE}"
 
 _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "title": ("Report on {name}", "{name} 보고서"),
-    "contents": ("Contents", "목차"),
     "model": ("Model", "모델"),
     "tree": ("Source tree", "소스 폴더"),
     "begun": ("Begun (UTC)", "시작 (UTC)"),
@@ -113,8 +112,8 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "통과한 과제가 줄고 맥니마 정확 검정의 p가 0.05보다 작으면 잊은 것으로 봅니다.",
     ),
     "not_all_measured": (
-        "Not everything was measured ({count}): evaluation.json says what and why.",
-        "재지 못한 것이 {count}가지 있습니다. 무엇을 왜 못 쟀는지는 evaluation.json에 있습니다.",
+        "Not everything was measured:",
+        "재지 못한 것이 있습니다.",
     ),
     "by_language": ("By language", "언어별"),
     "by_directory": ("By directory", "폴더별"),
