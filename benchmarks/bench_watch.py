@@ -21,7 +21,7 @@ import torch
 
 from repotune.events import StepDone
 from repotune.kernels import fastest_ops
-from repotune.machine import slowed_by
+from repotune.machine import Peak, slowed_by
 from repotune.model import Decoder
 from repotune.model.weights import tensor_shapes
 from repotune.records import IGNORE, LINEAR_MODULES, LayerPolicy, LoraSpec, Passes, Policy, Row
@@ -78,7 +78,7 @@ def bare(model, rows, steps):
 
 def in_the_loop(model, rows, steps, device):
     ends = []
-    with tempfile.TemporaryDirectory() as name, logged(Path(name)) as log:
+    with tempfile.TemporaryDirectory() as name, logged(Path(name), device) as log:
 
         def tell(event):
             log(event)
@@ -98,10 +98,10 @@ def in_the_loop(model, rows, steps, device):
     return (steps - 1) * BATCH * rows.length / (ends[-1] - ends[0])
 
 
-def logged(folder):
+def logged(folder, device):
     return log_metrics(
-        folder / "metrics.jsonl", folder / "tensorboard", reached=0, emit=print,
-        pause=lambda: False,
+        folder / "metrics.jsonl", folder / "tensorboard", reached=0,
+        memory=Peak(device).since_last, emit=print, pause=lambda: False,
     )  # fmt: skip
 
 
@@ -114,11 +114,11 @@ def watching_alone(device):
     look = time.perf_counter() - began
     event = StepDone(
         step=0, steps=ALONE, loss=1.0, grad_norm=1.0, learning_rate=1e-4, tokens=1,
-        tokens_per_second=1.0, seconds_left=1.0,
+        seconds=1.0, tokens_per_second=1.0, seconds_left=1.0,
     )  # fmt: skip
     with (
         tempfile.TemporaryDirectory() as name,
-        logged(Path(name)) as tell,
+        logged(Path(name), device) as tell,
         watching(tell, tuple) as watch,
     ):
         began = time.perf_counter()

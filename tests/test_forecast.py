@@ -100,7 +100,14 @@ def planned(config, **changes):
     precision = precision_here(config.precision, machine)
     target = target_here(machine, precision, lambda event: None)
     made = forecast(
-        config, STARTER, target, model="starter", precision=precision, steps=12, rows=ROWS
+        config,
+        STARTER,
+        target,
+        model="starter",
+        precision=precision,
+        steps=12,
+        rows=ROWS,
+        **{"fills_in": True, **changes},
     )
     return machine, target, made
 
@@ -127,18 +134,24 @@ def test_the_plan_is_of_the_rows_and_has_the_policy_of_the_run():
     seconds = 2 * 512 * 0.9375 / made.tokens_per_second.expected
     assert sum(made.seconds.values()) == pytest.approx(seconds)
     assert made.hours.low < made.hours.expected < made.hours.high
-    facts = plan_facts(made)
-    assert set(facts) == {"verdict", "peak_gib", "tokens_per_second", "hours", "steps"}
+    facts = plan_facts(made, target)
+    assert facts["hours"]["expected"] == pytest.approx(
+        sum(one["expected"] for one in facts["hours_by_stage"].values())
+    )
+    assert facts["context_bytes"] == round(target.context.expected)
     line = plan_line(made, target)
     assert "\n" not in line
     assert f"{peak_gib(made).expected:.1f} GiB" in line
     assert line.lower().endswith(made.policy.reason.lower())
+    assert "of them for the evaluation" in line
+    _, _, without = planned(config.merged({"evaluate": False}))
+    assert "evaluation" not in plan_line(without, target)
 
 
 def step(tokens):
     return StepDone(
         step=1, steps=9, loss=1.0, grad_norm=1.0, learning_rate=1e-4, tokens=tokens,
-        tokens_per_second=1.0, seconds_left=0.0,
+        seconds=1.0, tokens_per_second=1.0, seconds_left=0.0,
     )  # fmt: skip
 
 

@@ -103,9 +103,14 @@ def test_ctrl_c_in_the_last_step_is_heeded_too(source_tree, tiny_model, tmp_path
 
     stopped = tune(source_tree, settings(tiny_model, folder), emit=press_at_the_end)
     assert (stopped.steps, stopped.interrupted, stopped.evaluation) == (6, True, None)
+    before = open_run(folder).state().facts["took"]
+    assert set(before) == {"start"}
     done = resume(folder)
     assert (done.steps, done.tokens) == (6, stopped.tokens)
     assert done.evaluation is not None
+    took = open_run(folder).state().facts["took"]
+    assert took["start"] > before["start"]  # of both processes
+    assert took["evaluation"] > 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal")

@@ -53,7 +53,12 @@ def test_a_run_is_read_as_it_was_written(run):
         found.rows.fingerprint, found.state.facts["base_digest"], "max_seq_length = 128",
     ):  # fmt: skip
         assert said in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5  # loss, speed, memory, learning rate, gradient norm
+    took = found.state.facts["took"]
+    assert min(took["start"], took["evaluation"], found.metrics.training_seconds) > 0
+    assert [step for step, _ in found.metrics.memory_bytes] == [1, 2, 3]
+    assert min(most for _, most in found.metrics.memory_bytes) > 2**26
+    assert "Minutes of the evaluation" in page
     before = sorted(one.name for one in run.iterdir())
     assert report(run, lang="ko") == path  # an older report is replaced, and nothing else is left
     assert sorted(one.name for one in run.iterdir()) == before

@@ -59,6 +59,8 @@ class StepDone:
     """What the gradients of this step were scaled by; None where they are not."""
     tokens: int
     """Positions of this step that are not padding."""
+    seconds: float
+    """Since the step before, with what was saved or measured in between."""
     tokens_per_second: float
     seconds_left: float
 

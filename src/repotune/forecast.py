@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from repotune.config import FineTuningConfig
 from repotune.errors import UsageError
 from repotune.events import Emit, Event, Notice, StepDone
-from repotune.planning import Target, Workload, machine_target, plan, suited_config
+from repotune.planning import (
+    Target,
+    Workload,
+    brief,
+    duration,
+    machine_target,
+    plan,
+    suited_config,
+)
 from repotune.records import Machine, Outcome, Plan, Precision, Range, RowsSummary, Shape
 from repotune.tables import find_gpu, known_model
 
@@ -102,9 +110,9 @@ def target_here(machine: Machine, precision: str, emit: Emit) -> Target | None:
 
 def forecast(
     config: FineTuningConfig, shape: Shape, target: Target, *, model: str, precision: str,
-    steps: int, rows: RowsSummary,
+    steps: int, rows: RowsSummary, fills_in: bool,
 ) -> Plan:  # fmt: skip
-    """The plan of a run of ``steps`` steps over rows that exist.
+    """The plan of a run of ``steps`` steps over rows that exist; ``fills_in``: see ``Workload``.
 
     Its speed counts tokens without padding, as a run does.
     """
@@ -116,7 +124,10 @@ def forecast(
         target=target,
         config=config.merged({"precision": precision, "max_steps": steps}),
         workload=Workload(
-            files=None, tokens=Range(low=tokens, expected=tokens, high=tokens), note="Counted."
+            files=None,
+            tokens=Range(low=tokens, expected=tokens, high=tokens),
+            note="Counted.",
+            fills_in=fills_in,
         ),
     )
     speed = made.tokens_per_second
@@ -134,13 +145,15 @@ def peak_gib(made: Plan) -> Range:
     return made.peak_vram_gib if made.on_gpu else made.host_ram_gib
 
 
-def plan_facts(made: Plan) -> dict[str, Any]:
+def plan_facts(made: Plan, target: Target) -> dict[str, Any]:
     """What a run records of its plan; each quantity is {low, expected, high}."""
     return {
         "verdict": made.verdict,
         "peak_gib": asdict(peak_gib(made)),
+        "context_bytes": round(target.context.expected),
         "tokens_per_second": asdict(made.tokens_per_second),
         "hours": asdict(made.hours),
+        "hours_by_stage": {name: asdict(one) for name, one in made.hours_by_stage.items()},
         "steps": made.steps,
     }
 
@@ -157,7 +170,7 @@ def plan_line(made: Plan, target: Target) -> str:
     return (
         f"Plan: {peak.expected:.1f} GiB of {where} ({peak.low:.1f} to {peak.high:.1f}), "
         f"{speed.expected:,.0f} tokens/s ({speed.low:,.0f} to {speed.high:,.0f}; rates are "
-        f"{basis}), {made.steps:,} steps, {_hours(made.hours)}.{policy}"
+        f"{basis}), {made.steps:,} steps, {_hours(made)}.{policy}"
         + (f" {record}" if record else "")
     )
 
@@ -232,8 +245,7 @@ def _shape_of(model: str, config: FineTuningConfig, emit: Emit) -> Shape:
     )
 
 
-def _hours(hours: Range) -> str:
-    if hours.expected >= 1:
-        return f"{hours.expected:,.1f} hours in all ({hours.low:,.1f} to {hours.high:,.1f})"
-    low, expected, high = (60 * one for one in (hours.low, hours.expected, hours.high))
-    return f"{expected:.1f} minutes in all ({low:.1f} to {high:.1f})"
+def _hours(made: Plan) -> str:
+    proved = made.hours_by_stage["evaluation"]
+    last = f", {brief(proved)} of them for the evaluation" if proved.expected else ""
+    return f"{duration(made.hours)} in all{last}"

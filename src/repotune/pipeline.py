@@ -7,6 +7,7 @@ Torch and what needs it are imported inside the verbs, once the arguments are kn
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -275,6 +276,7 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
     from repotune import stages
     from repotune.machine import Peak
 
+    began = time.perf_counter()
     prepare(folder.state().config["max_steps"], emit)
     job = settle(folder.state(), emit)
     folder.update(facts=job.facts)
@@ -284,11 +286,13 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
     keep_quantised = stages.check_room(folder, job, emit)
     rows = stages.prepare_rows(folder, job, emit)
     planned = _plan(folder, job, rows.summary, policy, emit)
-    meter = Meter(Peak(job.device), emit)
+    peak = Peak(job.device)
+    meter = Meter(peak, emit)
     decoder = load_decoder(job, emit, keep_quantised=keep_quantised)
     if stages.is_worth_it(folder, job, rows, planned and planned[0]):
         passes = stages.rehearse(folder, job, decoder, rows, passes, emit)
-    trained = stages.train_on(folder, job, decoder, rows, passes, meter)
+    _took(folder, "start", since=began, again=True)
+    trained = stages.train_on(folder, job, decoder, rows, passes, meter, memory=peak.since_last)
     took = _record(folder, planned, meter, emit)
     folder.update(facts={"training": _training_facts(folder, trained)})
     evaluation = None
@@ -296,7 +300,9 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
         stages.export(folder, job, decoder)
         if job.config.evaluate:
             decoder.release()  # what the training keeps from row to row, the evaluation can use
+            began = time.perf_counter()
             evaluation = stages.compare(folder, job, decoder, None, tasks=False, emit=emit)
+            _took(folder, "evaluation", since=began, again=False)
     folder.update(status="interrupted" if trained.interrupted else "finished")
     return RunResult(
         run=str(folder.path),
@@ -312,6 +318,13 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
         heldout_loss=trained.heldout_loss,
         stopped_early=trained.stopped_early,
     )
+
+
+def _took(folder: RunFolder, stage: str, *, since: float, again: bool) -> None:
+    """Note the seconds of a stage, for the report; ``again``: a resumed run's are added."""
+    before = folder.state().facts.get("took", {})
+    seconds = time.perf_counter() - since + (before.get(stage, 0.0) if again else 0.0)
+    folder.update(facts={"took": {**before, stage: seconds}})
 
 
 def _training_facts(folder: RunFolder, trained: TrainResult) -> dict[str, Any]:
@@ -335,10 +348,10 @@ def _plan(
 
     made = forecast(
         job.config, job.shape, target, model=job.base.name, precision=job.precision,
-        steps=steps_of(job, rows.rows), rows=rows,
+        steps=steps_of(job, rows.rows), rows=rows, fills_in=job.tokenizer.fim is not None,
     )  # fmt: skip
     emit(Notice(message=plan_line(made, target)))
-    folder.update(facts={"plan": plan_facts(made)})
+    folder.update(facts={"plan": plan_facts(made, target)})
     return made, target
 
 

@@ -31,6 +31,7 @@ def step(number: int, steps: int) -> StepDone:
         grad_norm=0.5,
         learning_rate=1e-4,
         tokens=1000,
+        seconds=1.0,
         tokens_per_second=1310.4,
         seconds_left=192.4,
     )

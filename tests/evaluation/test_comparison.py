@@ -117,16 +117,14 @@ def test_an_adapter_that_is_not_there_makes_no_difference(tokenizer, folder):
     assert abs(found.difference.value) < 1e-6
 
 
-def test_what_only_the_tuned_model_gets_right_is_found_and_shown_first(tokenizer, tmp_path):
+def test_what_only_the_tuned_model_gets_right_is_found(tokenizer, tmp_path):
     c, d = BYTES + ord("c"), BYTES + ord("d")
     decoder = Bigrams(base=chain("\ncat\n", "dog\n"), tuned={c: d}).decoder(tmp_path)
     documents = [document("a.py", "a\nb\nx\ncog\n"), document("b.py", "a\nb\nx\ncat\n")]
     found, _ = compare(decoder, tokenizer, documents, max_cursors=2)
     assert found.exact_match == {"base": 0.5, "tuned": 0.5}
-    assert [(one.path, one.tuned) for one in found.completions] == [
-        ("a.py", "cog"),
-        ("b.py", "cog"),
-    ]
+    written = {one.path: (one.base, one.tuned) for one in found.completions}
+    assert written == {"a.py": ("cat", "cog"), "b.py": ("cat", "cog")}
     # "cat" and "cog" share one letter of 3 + 3
     assert found.edit_similarity == pytest.approx({"base": 2 / 3, "tuned": 2 / 3})
 

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from repotune.evaluation import forgetting as module
-from repotune.evaluation.forgetting import Extent, measure_forgetting
+from repotune.evaluation.forgetting import measure_forgetting
 from repotune.events import Notice
+from repotune.planning import ON_CPU
 from repotune.sandbox import unavailable
 
 from .tiny import document, make_tokenizer, open_decoder, random_model, randomise
 
 MERGES = (("i", "n"), ("r", "e"), ("e", "r"))
 """So that the tokenizer has a token for each that the random model may write."""
-SMALL = Extent(library_files=8, library_characters=300, human_eval=2, infilling=2)
+SMALL = replace(ON_CPU, library_files=8, library_characters=300, human_eval=2, infilling=2)
 
 
 @pytest.fixture(scope="module")

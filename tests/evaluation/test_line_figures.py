@@ -10,7 +10,6 @@ from repotune.evaluation.line_figures import (
     edit_similarity,
     exact_match,
     line_groups,
-    telling_first,
 )
 from repotune.records import Completion, Interval
 
@@ -50,12 +49,9 @@ def shares(found):
 def test_figures_are_means_and_those_that_tell_come_first():
     both, none = completion("x", "x", "x", "both"), completion("y", "z", "x", "none")
     only_tuned = completion("y", " x", "x", "tuned")
-    only_base = completion("x", "y", "x", "base")
     found = compared([both, none, only_tuned, both], NEXT_LINE, seed=0)
     assert shares(found) == {"exact_match": (0.5, 0.75, 4), "edit_similarity": (0.5, 0.75, 4)}
     assert compared([], NEXT_LINE, seed=0) == {}
-    ordered = telling_first([both, only_base, none, only_tuned])
-    assert [one.path for one in ordered] == ["tuned", "both", "base", "none"]
 
 
 def test_names_are_recalled_as_whole_words_and_counted_over_all_lines():

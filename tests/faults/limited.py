@@ -81,7 +81,7 @@ def log_steps(place: Path) -> list[str]:
     place.mkdir()
     said = []
     with log_metrics(
-        place / "metrics.jsonl", place / "tensorboard", reached=0, emit=said.append,
+        place / "metrics.jsonl", place / "tensorboard", reached=0, memory=int, emit=said.append,
         pause=lambda: False,
     ) as log:  # fmt: skip
         for step in range(1, STEPS + 1):

@@ -29,6 +29,45 @@ def test_a_peak_is_of_what_came_after_it_was_asked_for():
         assert grown is None or grown > 200 * MIB
 
 
+def test_each_step_has_its_own_peak_and_the_whole_has_the_largest():
+    peak = Peak("cpu")
+    peak.since_last()
+    low = peak.since_last()
+    held = torch.ones(200 * MIB, dtype=torch.uint8)
+    del held
+    high, after = peak.since_last(), peak.since_last()
+    if sys.platform == "linux":
+        assert abs(high - low - 200 * MIB) < 30 * MIB
+        assert abs(after - low) < 30 * MIB
+        assert peak.bytes() == pytest.approx(high, abs=MIB)
+    else:
+        assert min(low, high, after) > 50 * MIB
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_peak_is_what_was_reserved():
+    peak = Peak("cuda")
+    low = peak.since_last()
+    held = torch.ones(200 * MIB, dtype=torch.uint8, device="cuda")
+    del held
+    torch.cuda.empty_cache()
+    high, after = peak.since_last(), peak.since_last()
+    assert 200 * MIB <= high - low < 230 * MIB
+    assert after == low
+    assert peak.bytes() == high
+
+
+def test_where_a_peak_cannot_begin_anew_what_is_resident_now_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr("repotune.machine.memory.CLEAR_REFS", tmp_path / "missing" / "clear_refs")
+    peak = Peak("cpu")
+    before = peak.since_last()
+    held = torch.ones(200 * MIB, dtype=torch.uint8)
+    grown = peak.since_last()
+    assert abs(grown - before - 200 * MIB) < 30 * MIB
+    del held
+    assert abs(peak.since_last() - before) < 30 * MIB
+
+
 def test_the_allocator_is_set_up_more_than_once_without_harm():
     prepare_gpu()
     prepare_gpu()

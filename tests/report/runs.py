@@ -24,7 +24,7 @@ HOSTILE = "</code><script>alert('x')</script>&\u202e\x07"
 
 LINES = [
     f'{{"step": {n}, "steps": 40, "loss": {2 - n / 50}, "grad_norm": 0.5, "learning_rate": 1e-4, '
-    f'"tokens": 100, "tokens_per_second": 50.0}}'
+    f'"tokens": 100, "seconds": 1.5, "tokens_per_second": 50.0, "memory_bytes": {n * 2**26}}}'
     for n in range(1, 41)
 ]
 LINES += ['{"step": 20, "heldout_loss": 1.5}', '{"step": 7, "healed": "fewer rows a pass"}']
@@ -67,7 +67,19 @@ _JUDGED = Evaluation(
             base_bits_per_byte=1.25, tuned_bits_per_byte=1.0, difference=None,
         ),
     ),
-    infill=_GAPS,
+    infill=_GAPS, taught=True,
+    infills=(
+        Completion(
+            path="src/장바구니.py", line=5, prompt_tail="class Cart:\n    def total(self):\n",
+            truth="        one = 1\n        return one", base="one = 2",
+            tuned="one = 1\n        return one", gap="lines", suffix_head=f"\n\n# {HOSTILE}",
+            base_ended=False, tuned_ended=True,
+        ),
+        Completion(
+            path="src/cart.py", line=2, prompt_tail="import math\nx = math.", truth="pi", base="e",
+            tuned="pi * " * 60, gap="rest_of_line", suffix_head="\ny = x\n",
+        ),
+    ),
     line_groups=tuple(
         LineGroup(
             by="directory", name=name, next_line={"exact_match": compared(0.125, 0.375)},
@@ -110,8 +122,14 @@ STATE = RunState(
             "verdict": "fits", "steps": 40,
             "peak_gib": {"low": 1.0, "expected": 2.0, "high": 3.0},
             "tokens_per_second": {"low": 40.0, "expected": 60.0, "high": 80.0},
-            "hours": {"low": 0.01, "expected": 0.02, "high": 0.03},
+            "context_bytes": 2**28,
+            "hours": {"low": 0.03, "expected": 0.06, "high": 0.09},
+            "hours_by_stage": {
+                name: {"low": 0.01, "expected": 0.02, "high": 0.03}
+                for name in ("start", "training", "evaluation")
+            },
         },
+        "took": {"start": 90.0, "evaluation": 120.0},
         "outcome": {"measured_peak_bytes": 5 * 2**29, "measured_tokens_per_second": 100.0},
         "healed": [
             {"stage": "rehearsal", "step": 1, "remedy": "less is kept"},

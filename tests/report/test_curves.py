@@ -60,6 +60,7 @@ def test_a_long_curve_becomes_means_that_miss_nothing():
     assert found[:2] == ((2, 1.5), (4, 3.5))
     assert found[-1] == (2 * MAX_POINTS - 1, 2.0 * MAX_POINTS - 1)
     assert thinned(points[:MAX_POINTS]) == points[:MAX_POINTS]
+    assert thinned(points, largest=True)[:2] == ((2, 2.0), (4, 4.0))
 
 
 def test_numbers_are_short():

@@ -29,6 +29,12 @@ def test_words_are_the_unit():
     )
 
 
+def test_what_goes_on_behind_the_truth_is_right_up_to_there():
+    rest = "\n    y = 2" * 50
+    assert difference("x = 1", f"x = 1{rest}") == (("same", "x = 1"), ("written", rest))
+    assert difference("x = 1", "x = 1") == (("same", "x = 1"),)
+
+
 def test_what_has_nothing_in_common_is_one_part():
     assert difference("return 1", "while True:") == (("written", "while True:"),)
     assert difference("return 1", "") == (("written", ""),)

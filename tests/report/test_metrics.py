@@ -26,6 +26,9 @@ def test_each_curve_has_its_steps_and_events_are_told_apart():
     assert found.healed == ((3, "fewer rows"),)
     assert (found.overflows, found.steps, found.steps_planned) == (1, 3, 9)
     assert found.training_seconds == 6.0
+    timed = parse_metrics([step(1, seconds=9.5, memory_bytes=7), step(2, seconds=0.5)])
+    assert timed.training_seconds == 10.0
+    assert timed.memory_bytes == ((1, 7),)
     assert found.unreadable == 0
 
 

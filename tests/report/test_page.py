@@ -11,12 +11,13 @@ from typing import get_args
 
 import pytest
 
+from repotune import verdict_text
 from repotune.corpus.manifest import Reason
 from repotune.evaluation.verdict import judge
 from repotune.records import Interval, Ruling
-from repotune.report import curves, texts, to_html
+from repotune.report import curves, parse_metrics, texts, to_html
 
-from .runs import BARE, EVALUATION, HOSTILE, RUN, compared
+from .runs import BARE, EVALUATION, HOSTILE, LINES, RUN, compared
 
 FORGETTING = EVALUATION.forgetting
 LIBRARY = FORGETTING.library
@@ -93,13 +94,66 @@ def test_the_verdict_comes_first_and_every_figure_is_there():
     for said in (
         "Better: ship it", "-0.2500 (-0.3000 – -0.2000)", "+25.0 pp (+10.0 – +40.0)",
         "What was forgotten", "+1.0%; +0.0100 (+0.0050 – +0.0150)", "40 / 164", "38 / 164",
-        "5 lost, 3 won, p = 0.727", "Not everything was measured (1)",
+        "5 lost, 3 won, p = 0.727",
+        "Not everything was measured:HumanEval's infilling was left out.",
         "10.0% → 30.0%", "14 of 20 files kept", "Secrets replaced by placeholders: 3",
         "2.00 (1.00 – 3.00)", "Step 7, memory ran out", "In the rehearsal, memory ran out",
         "The weights of step 20 were exported", "cd" * 32, "ab" * 32, "--config config.toml",
     ):  # fmt: skip
         assert said in words, said
     assert re.search(r"Peak memory, GiB.*2\.50.*yes.*Tokens per second, warm.*100.*no", html, re.S)
+
+
+def with_facts(**changes):
+    return replace(RUN, state=replace(RUN.state, facts={**RUN.state.facts, **changes}))
+
+
+def test_the_plan_is_compared_with_the_same_things():
+    """90 s of start, 40 steps of 1.5 s, 120 s of evaluation."""
+    _, words = read(to_html(RUN, "en"))
+    for said in (
+        "Minutes of the start1.2 (0.6 – 1.8)1.5yes",
+        "Minutes of the training1.2 (0.6 – 1.8)1.0yes",
+        "Minutes of the evaluation1.2 (0.6 – 1.8)2.0no",
+        "Minutes in all3.6 (1.8 – 5.4)4.5yes",
+        "The plan counts neither that nor downloads",
+    ):
+        assert said in words, said
+    _, words = read(to_html(with_facts(took={"start": 90.0}), "en"))
+    assert "Minutes of the evaluation1.2 (0.6 – 1.8)not measured" in words
+    assert "Minutes in all3.6 (1.8 – 5.4)not measured" in words  # a part of it is no sum
+
+
+def test_memory_is_a_curve_over_the_plan_with_the_context_that_the_plan_has():
+    """At most 40 times 64 MiB, and 256 MiB of context: 2.75 GiB."""
+    _, words = read(to_html(RUN, "en"))
+    assert "Taken at each step, GiB at most 2.75planned, with its range" in words
+    html = to_html(RUN, "en")
+    assert html.count("var(--band)") - html.count("--band:") >= 2  # speed and memory
+    _, words = read(to_html(with_facts(plan=None), "en"))
+    assert "Taken at each step, GiB at most 2.5 " in words
+
+
+def test_a_run_of_an_older_version_has_its_report():
+    """No seconds and no memory in its steps, a plan of all hours in one, nothing timed."""
+    old = [
+        re.sub(r'"(seconds|memory_bytes)": [\d.]+,? ?', "", line).replace(", }", "}")
+        for line in LINES
+    ]
+    plan = {
+        name: one
+        for name, one in RUN.state.facts["plan"].items()
+        if name not in ("hours_by_stage", "context_bytes")
+    }
+    facts = {name: one for name, one in RUN.state.facts.items() if name != "took"}
+    state = replace(RUN.state, facts={**facts, "plan": plan})
+    run = replace(RUN, state=state, metrics=parse_metrics(old))
+    _, words = read(to_html(run, "en"))
+    assert "The memory of each step was not recorded." in words
+    assert "Taken at each step" not in words
+    assert "Minutes in all3.6 (1.8 – 5.4)not measured" in words
+    assert "Minutes of the" not in words
+    assert "2.00 (1.00 – 3.00)" in words
 
 
 def test_korean_says_the_same_in_korean():
@@ -135,19 +189,19 @@ def test_figures_of_gaps_and_groups_and_what_got_worse_are_shown():
     less = Interval(value=-0.5, low=-0.6, high=-0.4)
     stops = judged(infill={"stop_rate": compared(1.0, 0.5, less)})
     _, words = read(to_html(replace(RUN, evaluation=stops), "en"))
-    assert "after filling in it stops by itself less often" in words
+    assert "stops by itself less often (100.0% before, 50.0% now)" in words
     worse = judged(infill={"exact_match": compared(0.5, 0.0, less)})
     _, words = read(to_html(replace(RUN, evaluation=worse), "ko"))
-    assert "써낸 줄은 확실히 나빠졌습니다: 빈칸을 정확히 채움" in words
+    assert "써내는 코드는 확실히 나빠졌습니다: 빈칸 정확도 -50.0%p" in words
 
 
 def test_what_was_memorised_is_said_in_the_verdict_and_shown():
     _, page = read(to_html(RUN, "en"))
-    assert "It has memorised some of what it was trained on" in page
+    assert "It has memorised: 3 of 40 canaries are written out" in page
     assert "than 40 controls that were not (p = 0.0013)" in page
     assert "16×" in page
     _, korean = read(to_html(RUN, "ko"))
-    assert "학습한 내용 일부를 외웠습니다" in korean
+    assert "심어 둔 줄 40개 중 3개를 그대로 써내고" in korean
     assert "대조군 40개" in korean
 
 
@@ -196,8 +250,10 @@ def test_every_ruling_has_its_words(lang):
         evaluation = replace(EVALUATION, **changes)
         judgement = judge(evaluation)
         found.add(judgement.ruling)
-        said = texts.headline(judgement, lang) + texts.because(evaluation, judgement, lang)
+        said = verdict_text.reason(evaluation, judgement, lang)
         assert "{" not in said
+        _, words = read(to_html(replace(RUN, evaluation=judged(**changes)), lang))
+        assert f"{verdict_text.headline(judgement, lang)}{said}" in words
     assert found == set(get_args(Ruling))
     assert set(texts.REASONS_KO) == set(get_args(Reason))
 

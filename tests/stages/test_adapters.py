@@ -20,7 +20,7 @@ def trained(source_tree, tiny_model, tmp_path_factory):
         tmp_path_factory.mktemp("runs") / "run", source_tree, tiny_model,
         early_stopping_patience=0,
     )  # fmt: skip
-    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing)
+    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing, memory=int)
     export(one.folder, one.job, one.decoder)
     return one
 

@@ -42,7 +42,7 @@ def test_a_run_after_it_is_the_run_without_it(one, tmp_path, source_tree, tiny_m
     go(one)
     other = ready(tmp_path / "other", source_tree, tiny_model)
     for each in (one, other):
-        train_on(each.folder, each.job, each.decoder, each.rows, each.passes, nothing)
+        train_on(each.folder, each.job, each.decoder, each.rows, each.passes, nothing, memory=int)
     for name, tensor in one.decoder.lora_state().items():
         assert torch.equal(tensor, other.decoder.lora_state()[name])
 
@@ -120,7 +120,7 @@ def test_what_it_healed_the_run_begins_with(tmp_path, source_tree, tiny_model, m
     said = [event.message for event in events if isinstance(event, Notice)]
     assert any("begins with what fitted in the rehearsal: 1 × 256 tokens" in one for one in said)
     sizes.clear()
-    done = train_on(one.folder, one.job, one.decoder, one.rows, allowed, events.append)
+    done = train_on(one.folder, one.job, one.decoder, one.rows, allowed, events.append, memory=int)
     assert done.passes == allowed
     assert set(sizes) == {256}  # it does not run out of memory again
 

@@ -29,14 +29,14 @@ def test_the_sample_is_the_same_each_time_and_of_held_out_files_only(
 
 def test_without_held_out_files_the_last_step_is_taken(tmp_path, source_tree, tiny_model):
     one = ready(tmp_path / "run", source_tree, tiny_model, heldout_share=0, evaluate=False)
-    result = train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing)
+    result = train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing, memory=int)
     assert (result.steps, result.best_step, result.heldout_loss) == (4, None, None)
 
 
 def test_the_held_out_loss_is_the_mean_over_targets(tmp_path, source_tree, tiny_model):
     events = []
     one = ready(tmp_path / "run", source_tree, tiny_model, eval_steps=4)
-    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, events.append)
+    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, events.append, memory=int)
     (measured,) = [event for event in events if isinstance(event, HeldoutMeasured)]
     nats = targets = 0.0
     for row in heldout_sample(one.folder, one.job):
@@ -73,7 +73,7 @@ def test_healing_is_written_down(tmp_path, source_tree, tiny_model, monkeypatch)
         return real(row, **options)
 
     monkeypatch.setattr(one.decoder, "loss_and_grad", out_of_memory_once)
-    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, events.append)
+    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, events.append, memory=int)
     (healed,) = [event for event in events if isinstance(event, Healed)]
     (fact,) = one.folder.state().facts["healed"]
     assert (fact["step"], fact["remedy"]) == (healed.step, healed.remedy) == (1, healed.remedy)
@@ -84,7 +84,7 @@ def test_healing_is_written_down(tmp_path, source_tree, tiny_model, monkeypatch)
 
 def test_a_checkpoint_says_what_run_it_is_of(tmp_path, source_tree, tiny_model):
     one = ready(tmp_path / "run", source_tree, tiny_model)
-    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing)
+    train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing, memory=int)
     about = json.loads((latest(one.folder.checkpoints, print) / "state.json").read_text())["about"]
     state = one.folder.state()
     assert about["config"] == state.config
@@ -99,7 +99,7 @@ def test_a_run_asked_to_be_deterministic_is_on_a_cpu_what_it_is_anyway(
     for wanted in (False, True):
         folder = tmp_path / str(wanted)
         one = ready(folder, source_tree, tiny_model, deterministic=wanted, use_4bit=False)
-        train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing)
+        train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing, memory=int)
         assert one.folder.state().config["deterministic"] is wanted
         adapters.append(one.decoder.lora_state())
     if one.job.device == "cpu":

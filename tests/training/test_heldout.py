@@ -93,7 +93,7 @@ def test_a_run_that_stopped_early_stays_stopped_when_it_is_resumed(tmp_path):
     curve = Curve()
     curve.events.append(type("Done", (StepDone,), {})(
         step=5, steps=8, loss=0.0, grad_norm=0.0, learning_rate=0.0, tokens=0,
-        tokens_per_second=0.0, seconds_left=0.0,
+        seconds=0.0, tokens_per_second=0.0, seconds_left=0.0,
     ))  # fmt: skip
     _, again = run(tmp_path, curve, patience=3, resume_from=start)
     assert (again.steps, again.best_step, again.stopped_early) == (5, 2, True)

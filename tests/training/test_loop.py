@@ -344,7 +344,7 @@ def test_a_resumed_run_in_fp16_is_bit_for_bit_the_same(tmp_path, stop):
     resumed, _, rest, _ = run_half(tmp_path / "b", 1.0, steps=14, resume_from=start)
     both = [event for event in [*seen, *rest] if isinstance(event, StepDone)]
     want = [event for event in events if isinstance(event, StepDone)]
-    timeless = {"tokens_per_second": 0.0, "seconds_left": 0.0}
+    timeless = {"seconds": 0.0, "tokens_per_second": 0.0, "seconds_left": 0.0}
     assert [replace(e, **timeless) for e in both] == [replace(e, **timeless) for e in want]
     assert same(straight.lora_state(), resumed.lora_state())
 

@@ -16,14 +16,18 @@ from repotune.training import log_metrics
 def step(number, loss=0.5):
     return StepDone(
         step=number, steps=9, loss=loss, grad_norm=1.5, learning_rate=2e-4, tokens=64,
-        tokens_per_second=100.0, seconds_left=3.0,
+        seconds=1.0, tokens_per_second=100.0, seconds_left=3.0,
     )  # fmt: skip
 
 
-def logging(folder, reached=0, emit=lambda event: None, pause=lambda: False):
+MIB = 2**20
+
+
+def logging(folder, reached=0, emit=lambda event: None, pause=lambda: False, memory=lambda: MIB):
     return log_metrics(
-        folder / "metrics.jsonl", folder / "tensorboard", reached=reached, emit=emit, pause=pause
-    )
+        folder / "metrics.jsonl", folder / "tensorboard", reached=reached, memory=memory, emit=emit,
+        pause=pause,
+    )  # fmt: skip
 
 
 def log_steps(folder, numbers, *, reached=0, loss=0.5):
@@ -45,9 +49,22 @@ def curve(folder, tag):
 
 def test_each_step_is_a_line_and_a_point(tmp_path):
     log_steps(tmp_path, [1, 2, 3])
-    assert lines(tmp_path) == [asdict(step(number)) for number in (1, 2, 3)]
+    expected = [{**asdict(step(number)), "memory_bytes": MIB} for number in (1, 2, 3)]
+    assert lines(tmp_path) == expected
     assert curve(tmp_path, "train/loss") == [(1, 0.5), (2, 0.5), (3, 0.5)]
     assert curve(tmp_path, "train/grad_norm") == [(1, 1.5), (2, 1.5), (3, 1.5)]
+
+
+def test_a_step_has_the_memory_since_the_one_before_and_what_came_before_is_no_steps(tmp_path):
+    asked = iter([900 * MIB, 300 * MIB, 400 * MIB])
+    with logging(tmp_path, memory=lambda: next(asked)) as log:
+        log(Notice(message="nobody asks for its memory"))
+        log(step(1))
+        log(HeldoutMeasured(step=1, loss=1.5, is_best=True))
+        log(step(2))
+    found = [line["memory_bytes"] for line in lines(tmp_path) if "loss" in line]
+    assert found == [300 * MIB, 400 * MIB]
+    assert curve(tmp_path, "train/memory_bytes") == [(1, 300 * MIB), (2, 400 * MIB)]
 
 
 def test_a_line_is_on_disk_as_soon_as_its_step_is_done(tmp_path):

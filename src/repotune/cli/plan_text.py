@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from repotune.planning import duration, span
+from repotune.planning import brief, duration, span
 from repotune.records import OfferCost, Plan, Range, Verdict
 
 WIDTH: Final = 100
@@ -141,7 +141,10 @@ def _facts(plan: Plan) -> dict[str, str]:
         f"{plan.steps:,} steps"
     )
     rows["One epoch"] = duration(plan.hours_per_epoch)
-    rows["In all"] = f"{duration(plan.hours)}, with start and evaluation"
+    stages = ", ".join(
+        f"{name} {brief(one)}" for name, one in plan.hours_by_stage.items() if one.expected
+    )
+    rows["In all"] = f"{duration(plan.hours)}: {stages}"
     if plan.electricity_kwh is not None:
         rows["Electricity"] = _electricity(plan.electricity_kwh, plan.electricity)
     return rows

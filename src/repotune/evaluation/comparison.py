@@ -21,7 +21,6 @@ from repotune.evaluation.line_figures import (
     compared,
     exact_match,
     line_groups,
-    telling_first,
 )
 from repotune.evaluation.names import defined_names
 from repotune.evaluation.verdict import judge
@@ -96,7 +95,7 @@ def evaluate(
         cursors=len(lines),
         exact_match=_shares(of_lines, "exact_match"),
         edit_similarity=_shares(of_lines, "edit_similarity"),
-        completions=telling_first(lines),
+        completions=tuple(lines),
         sampled=_sampled(
             reading, len(lines), len(gaps), bos=tokenizer.bos_id is not None, seed=seed
         ),
@@ -110,7 +109,8 @@ def evaluate(
             seed=seed,
         ),
         infill=compared(gaps, INFILL, seed=seed),
-        infills=telling_first(gaps),
+        infills=tuple(gaps),
+        taught=bool(tokenizer.added_ids),
         line_groups=line_groups(lines, gaps, where, seed=seed),
         left_out=left_out,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,7 @@ from repotune.evaluation.library import draw_library
 from repotune.evaluation.verdict import TASK_SETS, judge
 from repotune.events import Emit, Notice, StageDone, StageStarted
 from repotune.model import Decoder
+from repotune.planning import Extent
 from repotune.records import (
     Document,
     Evaluation,
@@ -30,22 +31,6 @@ from repotune.sandbox import unavailable
 from repotune.tokens import CodeTokenizer
 
 SCORING: Final = "standard library"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extent:
-    """How much is measured; a GPU has time for all of it."""
-
-    library_files: int
-    library_characters: int
-    """Read of each file, about."""
-    human_eval: int | None
-    """Tasks at most; None: all."""
-    infilling: int | None
-
-
-ON_CPU: Final = Extent(library_files=24, library_characters=1_000, human_eval=24, infilling=48)
-ON_GPU: Final = Extent(library_files=100, library_characters=8_000, human_eval=None, infilling=None)
 
 
 def measure_forgetting(

@@ -112,15 +112,3 @@ def line_groups(
                 )
             )
     return tuple(groups)
-
-
-def telling_first(completions: Sequence[Completion]) -> tuple[Completion, ...]:
-    """Those that only the tuned model got right come first; else the order stays."""
-    return tuple(
-        sorted(
-            completions,
-            key=lambda one: (
-                exact_match(one.base, one.truth) or not exact_match(one.tuned, one.truth)
-            ),
-        )
-    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from repotune.errors import UsageError
-from repotune.machine.probe import resident_peak
+from repotune.machine.probe import resident, resident_peak
 
 CLEAR_REFS: Final = Path("/proc/self/clear_refs")
 CUBLAS: Final = "CUBLAS_WORKSPACE_CONFIG"
@@ -104,7 +104,10 @@ def gpu_room() -> int:
 
 
 class Peak:
-    """The most that this process takes from now on: reserved on a GPU, resident on a CPU."""
+    """The most that this process takes from now on: reserved on a GPU, resident on a CPU.
+
+    One at a time: the system's own figure is begun anew by each.
+    """
 
     def __init__(self, device: Literal["cpu", "cuda"]) -> None:
         import torch
@@ -112,18 +115,41 @@ class Peak:
         self._device = device
         if device == "cuda":
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(0)
-            self._before = -1
-            return
-        try:
-            CLEAR_REFS.write_text(RESET_PEAK, encoding="ascii")
-            self._before = -1
-        except OSError:  # not Linux, or forbidden: the peak of the process's whole life
-            self._before = resident_peak()
+        self._most = 0
+        self._can_reset = self._reset()
+        self._before = -1 if self._can_reset else resident_peak()
 
     def bytes(self) -> int | None:
         """So far; None where an earlier peak of this process hides it."""
+        peak = max(self._most, self._peak())
+        return peak if peak > self._before else None
+
+    def since_last(self) -> int:
+        """Since this was last asked, or made; no GPU is waited for, and it takes microseconds.
+
+        Where a processor's peak cannot be begun anew, what is resident now.
+        """
+        if not self._can_reset:
+            return resident()
+        peak = self._peak()
+        self._most = max(self._most, peak)
+        self._reset()
+        return peak
+
+    def _peak(self) -> int:
         import torch
 
-        peak = torch.cuda.max_memory_reserved(0) if self._device == "cuda" else resident_peak()
-        return peak if peak > self._before else None
+        return torch.cuda.max_memory_reserved(0) if self._device == "cuda" else resident_peak()
+
+    def _reset(self) -> bool:
+        """Whether the system's figure begins anew; otherwise it is of the process's whole life."""
+        import torch
+
+        if self._device == "cuda":
+            torch.cuda.reset_peak_memory_stats(0)
+            return True
+        try:
+            CLEAR_REFS.write_text(RESET_PEAK, encoding="ascii")
+        except OSError:  # not Linux, or forbidden
+            return False
+        return True

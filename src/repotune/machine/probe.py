@@ -106,6 +106,11 @@ def container_free_bytes(cgroup: Path) -> int | None:
     return max(0, limit - used + droppable)
 
 
+def resident() -> int:
+    """The host's memory that this process has now, in bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def resident_peak() -> int:
     """The most of the host's memory that this process has had at once, in bytes."""
     if sys.platform == "win32":

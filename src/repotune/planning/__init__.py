@@ -1,13 +1,15 @@
 """Will it fit, how long, what it costs; which layers keep their activations.
 
 ``memory`` and ``speed`` are the two models, term by term; ``rates`` and ``target`` say what a
-device can do, ``policy`` and ``fit`` what suits it, ``plan`` puts it together with ``cost``;
+device can do, ``policy`` and ``fit`` what suits it, ``times`` how long its stages take (of the
+evaluation by its ``extent``), ``plan`` puts it together with ``cost``;
 ``offers`` are the same job on rented GPUs, ``smaller`` what to take where nothing fits.
 ``plain_stack`` is the memory of what people run today. No torch here: a plan needs
 ``records.Shape``, never the model.
 """
 
-from repotune.planning.duration import duration, span
+from repotune.planning.duration import brief, duration, span
+from repotune.planning.extent import GAP_TOKENS, LINE_TOKENS, ON_CPU, ON_GPU, Extent
 from repotune.planning.fit import fastest, fit
 from repotune.planning.memory import (
     Setup,
@@ -25,8 +27,6 @@ from repotune.planning.memory import (
 from repotune.planning.offers import offer_costs
 from repotune.planning.plain_stack import PlainRun, plain_stack_peak
 from repotune.planning.plan import (
-    BYTES_PER_TOKEN,
-    Workload,
     chosen_config,
     disk,
     least_gpu_bytes,
@@ -37,14 +37,21 @@ from repotune.planning.plan import (
 from repotune.planning.policy import choose_policy
 from repotune.planning.smaller import smaller_model
 from repotune.planning.target import FUSED_SINCE, Target, gpu_context, gpu_target, machine_target
+from repotune.planning.times import BYTES_PER_TOKEN, Workload
 
 __all__ = [
     "BYTES_PER_TOKEN",
     "FUSED_SINCE",
+    "GAP_TOKENS",
+    "LINE_TOKENS",
+    "ON_CPU",
+    "ON_GPU",
+    "Extent",
     "PlainRun",
     "Setup",
     "Target",
     "Workload",
+    "brief",
     "choose_policy",
     "chosen_config",
     "disk",

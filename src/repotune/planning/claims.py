@@ -8,9 +8,10 @@ from typing import Final
 
 from repotune.config import FineTuningConfig
 from repotune.planning.fit import Fit, fit, peak_of, setup_of
-from repotune.planning.plan import Workload, plan, with_preset
+from repotune.planning.plan import plan, with_preset
 from repotune.planning.policy import GIB, needed_bytes
 from repotune.planning.target import Target, gpu_target, machine_target
+from repotune.planning.times import Workload
 from repotune.records import (
     CloudOffer,
     Gpu,

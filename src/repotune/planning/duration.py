@@ -27,6 +27,12 @@ def duration(hours: Range) -> str:
     return f"{expected} {unit} ({low} to {high})"
 
 
+def brief(hours: Range) -> str:
+    """``4.5 hours``: the expected value alone, for a part of a time."""
+    unit = unit_of(hours.expected)
+    return f"{_short(hours.expected, unit)} {unit}"
+
+
 def span(hours: Range) -> str:
     """``2.3 to 8.9 hours``, where there is room for little."""
     unit = unit_of(hours.expected)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from repotune.config import FineTuningConfig
 from repotune.planning.cost import offer_cost
 from repotune.planning.fit import fit, nearest
-from repotune.planning.plan import Workload, run_times, suited_config
+from repotune.planning.plan import suited_config
 from repotune.planning.target import gpu_target
+from repotune.planning.times import Workload, run_times
 from repotune.records import CloudOffer, Gpu, OfferCost, Range, Shape, Verdict
 
 

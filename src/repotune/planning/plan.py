@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Final, Literal
 
@@ -17,13 +16,9 @@ from repotune.planning.fit import (
     fit,
     lora_of,
     nearest,
-    passes_per_step,
-    step_of,
 )
 from repotune.planning.memory import (
     Setup,
-    embedding_parameters,
-    linear_parameters,
     lora_parameters,
     offloaded_bytes,
     packed_documents,
@@ -31,8 +26,8 @@ from repotune.planning.memory import (
 )
 from repotune.planning.plain_stack import PlainRun, plain_stack_peak
 from repotune.planning.policy import GIB, USABLE, needed_bytes
-from repotune.planning.speed import FORWARD_SHARE, Step
 from repotune.planning.target import Target
+from repotune.planning.times import Workload, run_times
 from repotune.records import (
     Alternative,
     MemoryPart,
@@ -44,15 +39,6 @@ from repotune.records import (
 )
 from repotune.tables import find_preset
 
-BYTES_PER_TOKEN: Final = Range(low=2.85, expected=3.2, high=3.5)
-"""Of source code, by the vocabularies of CodeLlama, Llama 3 and Qwen2.5, where no tokenizer is at
-hand: 12,933 files of real code have 3,900 tokens on average."""
-ROW_FILL: Final = 0.98
-"""Share of a row's positions that hold a token of the corpus: packing is best-fit."""
-CPU_EVAL_TOKENS: Final = 30_000
-LOAD_BYTES_PER_SECOND: Final = Range(low=0.65e9, expected=1e9, high=1.6e9)
-START_SECONDS: Final = Range(low=13, expected=20, high=32)
-"""Imports, the walk, the first allocation."""
 HOST_GIB: Final = Range(low=1.5, expected=2.5, high=4.5)
 """Python, PyTorch with its CUDA libraries, one tensor at a time on its way to the GPU."""
 CPU_HOST_GIB: Final = Range(low=0.4, expected=0.6, high=1.2)
@@ -66,23 +52,12 @@ ADAPTER_BYTES: Final = 4
 FP32_BYTES: Final = 4
 PRESET_MODELS: Final = "codellama/CodeLlama-7b-"
 UNIT: Final = Range(low=1, expected=1, high=1)
+NOT_COUNTED: Final = (
+    "The time counts neither downloads nor a rehearsal, nor the programming tasks, which only "
+    "`repotune evaluate` runs."
+)
 DOCUMENTS_SHARE: Final = Range(low=0.15, expected=0.3, high=0.5)
 """Of the texts' bytes, compressed by zstd."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """The code that is to be learned."""
-
-    files: int | None
-    tokens: Range
-    note: str
-    """Whether they were counted or estimated, one sentence."""
-
-    @property
-    def bytes(self) -> Range:
-        """Of the texts, by the usual bytes per token."""
-        return scaled(self.tokens, BYTES_PER_TOKEN.expected)
 
 
 def plan(
@@ -129,64 +104,19 @@ def plan(
         tokens_per_second=times.tokens_per_second if times else _nothing(),
         hours_per_epoch=times.hours_per_epoch if times else _nothing(),
         hours=hours,
+        hours_by_stage=times.stages if times else {},
         seconds=times.seconds if times else {},
         electricity_kwh=kwh,
         electricity=None if kwh is None or price_per_kwh is None else scaled(kwh, price_per_kwh),
         offers=tuple(offers),
         nearest=None if other is None else _alternative(other[1], other[2], hours, target),
-        notes=(workload.note, _provenance(target), *_plain_stack(one, config, target), *notes),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunTimes:
-    """How long a run takes."""
-
-    steps: int
-    tokens_per_second: Range
-    hours_per_epoch: Range
-    hours: Range
-    seconds: dict[str, float]
-
-
-def run_times(
-    shape: Shape, config: FineTuningConfig, one: Fit, target: Target, workload: Workload
-) -> RunTimes:
-    """Training, the evaluation of the held-out files, and the start.
-
-    Steps are rows of the corpus' tokens over rows a step, as many as ``max_steps`` at most.
-    """
-    passes = passes_per_step(config, target)
-    in_step = one.setup.tokens * passes
-    fast, expected, slow = step_of(one, config, target)
-    seconds = [passes * each.micro_batch + each.optimizer for each in (fast, expected, slow)]
-    trained = scaled(workload.tokens, (1 - config.heldout_share) / ROW_FILL)
-    epoch = [max(1, ceil(n / in_step)) for n in (trained.low, trained.expected, trained.high)]
-    steps = [max(1, ceil(n * config.num_train_epochs)) for n in epoch]
-    if config.max_steps is not None:
-        steps = [config.max_steps] * 3
-    scored = scaled(workload.tokens, config.heldout_share if config.evaluate else 0)
-    limit = config.eval_max_tokens or (None if target.device == "cuda" else CPU_EVAL_TOKENS)
-    loaded = (linear_parameters(shape) + embedding_parameters(shape)) * 2
-    start = (
-        START_SECONDS.low + loaded / LOAD_BYTES_PER_SECOND.high,
-        START_SECONDS.expected + loaded / LOAD_BYTES_PER_SECOND.expected,
-        START_SECONDS.high + loaded / LOAD_BYTES_PER_SECOND.low,
-    )
-    whole = []
-    tokens = (scored.low, scored.expected, scored.high)
-    for count, second, score, begin in zip(steps, seconds, tokens, start, strict=True):
-        # Base and tuned read the held-out files, forward only.
-        evaluated = 2 * FORWARD_SHARE * (score if limit is None else min(limit, score))
-        whole.append((begin + second * count + second / in_step * evaluated) / 3600)
-    return RunTimes(
-        steps=steps[1],
-        tokens_per_second=Range(
-            low=in_step / seconds[2], expected=in_step / seconds[1], high=in_step / seconds[0]
+        notes=(
+            workload.note,
+            _provenance(target),
+            NOT_COUNTED,
+            *_plain_stack(one, config, target),
+            *notes,
         ),
-        hours_per_epoch=_range([n * s / 3600 for n, s in zip(epoch, seconds, strict=True)]),
-        hours=_range(whole),
-        seconds=_by_part(expected, passes),
     )
 
 
@@ -323,12 +253,6 @@ def _with_context(one: Fit, target: Target) -> tuple[MemoryPart, ...]:
     return (*one.parts, context)
 
 
-def _by_part(step: Step, passes: int) -> dict[str, float]:
-    """Seconds of an optimizer step."""
-    parts = {name: passes * seconds for name, seconds in asdict(step).items()}
-    return {**parts, "optimizer": step.optimizer}
-
-
 def _provenance(target: Target) -> str:
     if target.rates.measured:
         return (
@@ -362,11 +286,6 @@ def _plain_stack(one: Fit, config: FineTuningConfig, target: Target) -> tuple[st
 
 def _offloaded_gib(one: Fit) -> float:
     return 0.0 if one.policy is None else offloaded_bytes(one.setup, one.policy) / GIB
-
-
-def _range(values: Sequence[float]) -> Range:
-    low, expected, high = values
-    return Range(low=low, expected=expected, high=high)
 
 
 def _nothing() -> Range:

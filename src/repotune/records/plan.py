@@ -119,6 +119,9 @@ class Plan:
     hours_per_epoch: Range
     hours: Range
     """In all: loading, training and evaluation."""
+    hours_by_stage: dict[str, Range]
+    """``start``, ``training`` and ``evaluation``, which add up to ``hours``; empty where nothing
+    fits."""
     seconds: dict[str, float]
     """Expected seconds of an optimizer step by what takes them."""
     electricity_kwh: Range | None

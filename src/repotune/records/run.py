@@ -294,6 +294,7 @@ class Evaluation:
     edit_similarity: dict[str, float]
     """``base`` and ``tuned``: mean similarity of the next line, 0 to 1."""
     completions: tuple[Completion, ...]
+    """In the order in which they were drawn, as ``infills`` are."""
     sampled: str
     """How the files and cursors were chosen, in a sentence."""
     names: int = 0
@@ -308,6 +309,9 @@ class Evaluation:
     """Fill in the middle: ``exact_match``, ``edit_similarity``, ``name_recall`` and ``stop_rate``,
     the share that ended by itself; empty where the model has no tokens for it."""
     infills: tuple[Completion, ...] = ()
+    taught: bool = False
+    """Whether the base cannot fill in: it went on from the code before a gap, and was cut off after
+    as many lines as the gap has."""
     line_groups: tuple[LineGroup, ...] = ()
     """By language, then by directory, each by descending number of completions."""
     left_out: int = 0

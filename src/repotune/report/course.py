@@ -17,7 +17,7 @@ _ROOM: Final = 1.08
 
 
 def curves(run: Contents, lang: Lang) -> str:
-    """Loss, held-out loss, learning rate, gradient norm, speed."""
+    """Loss, held-out loss, speed, learning rate, gradient norm; memory has a section of its own."""
     if not run.metrics.loss:
         return section("curves", say("curves", lang), [paragraph(say("no_steps", lang))])
     if not can_draw():
@@ -32,10 +32,29 @@ def curves(run: Contents, lang: Lang) -> str:
 
 
 def memory(run: Contents, lang: Lang) -> str:
-    """The peak against the prediction, as a bar."""
-    peak = _planned(run, "peak_gib")
-    if peak is None:
-        return section("memory", say("memory", lang), [paragraph(say("no_memory", lang))])
+    """What was taken against the prediction: step by step, and the peak as a bar."""
+    peak, curve = _planned(run, "peak_gib"), _memory_curve(run, lang)
+    bar = paragraph(say("no_memory", lang)) if peak is None else _memory_bar(run, peak, lang)
+    if not curve:
+        unknown = run.metrics.loss and not run.metrics.memory_bytes
+        note = paragraph(say("no_memory_curve", lang), "note") if unknown else ""
+        return section("memory", say("memory", lang), [bar, note])
+    note = "" if peak is None else paragraph(say("memory_note", lang), "note")
+    both = f'<div class="charts">{curve}<div>{bar}{note}</div></div>'
+    return section("memory", say("memory", lang), [both])
+
+
+def _memory_curve(run: Contents, lang: Lang) -> str:
+    """Empty where it was not recorded or cannot be drawn."""
+    if not run.metrics.memory_bytes or not can_draw():
+        return ""
+    context = (run.state.facts.get("plan") or {}).get("context_bytes", 0)
+    taken = tuple((step, (one + context) / _GIB) for step, one in run.metrics.memory_bytes)
+    most = say("at_most", lang, value=number(max(one for _, one in taken)))
+    return _planned_chart(run, "peak_gib", Curve(points=taken, largest=True), most, lang)
+
+
+def _memory_bar(run: Contents, peak: Mapping[str, float], lang: Lang) -> str:
     machine = run.state.facts.get("machine", {})
     where = "memory_gpu" if machine.get("gpu") else "memory_ram"
     free = machine.get("gpu_free_bytes" if machine.get("gpu") else "ram_free_bytes")
@@ -55,16 +74,13 @@ def memory(run: Contents, lang: Lang) -> str:
         if measured is None
         else f'<span class="done" style="width:{measured / full:.2%}"></span>'
     )
-    bar = (
+    return (
         f'<div class="memory" role="img" aria-label="{text(line)}">{done}'
         f'<span class="range" style="left:{low:.2%};width:{high - low:.2%}"></span>'
         f'<span class="tick" style="left:{expected:.2%}"></span></div>'
-    )
-    key = (
         f'<p class="key"><span class="done"></span>{text(say("happened", lang))} '
-        f'<span class="range"></span>{text(say("legend_plan", lang))}</p>'
+        f'<span class="range"></span>{text(say("legend_plan", lang))}</p>{paragraph(line)}'
     )
-    return section("memory", say("memory", lang), [bar, key, paragraph(line)])
 
 
 def plan(run: Contents, lang: Lang) -> str:
@@ -74,6 +90,8 @@ def plan(run: Contents, lang: Lang) -> str:
         return section("plan", say("plan", lang), [paragraph(say("no_plan", lang))])
     head = tuple(say(name, lang) for name in ("what", "planned", "happened", "within"))
     parts = [table(head, _plan_rows(run, lang), numbers=frozenset({1, 2, 3}))]
+    if facts["plan"].get("hours_by_stage"):
+        parts.append(paragraph(say("not_counted", lang), "note"))
     policy = facts.get("policy", {}).get("reason")
     if policy:
         parts.append(f'<p>{text(say("policy", lang))}: <span lang="en">{text(policy)}</span></p>')
@@ -95,29 +113,36 @@ def _charts(run: Contents, lang: Lang) -> Iterator[str]:
     if metrics.heldout_loss:
         lines.append(Curve(points=metrics.heldout_loss, colour="second", marked=True))
         key = _key("first", say("legend_train", lang)) + _key("second", say("legend_heldout", lang))
-    yield _chart("loss", lines, metrics.loss, lang, key=key)
-    speed = _planned(run, "tokens_per_second")
-    band = (speed["low"], speed["expected"], speed["high"]) if speed else None
+    yield _chart("loss", lines, _span(metrics.loss), lang, key=key)
+    speeds = metrics.tokens_per_second
+    if speeds:
+        yield _planned_chart(run, "tokens_per_second", Curve(points=speeds), _span(speeds), lang)
     for name, points in (
-        ("tokens_per_second", metrics.tokens_per_second),
         ("learning_rate", metrics.learning_rate),
         ("grad_norm", metrics.grad_norm),
     ):
-        if not points:
-            continue
-        if name == "tokens_per_second" and band:
-            key = _key("band", say("legend_plan", lang))
-            yield _chart(name, [Curve(points=points)], points, lang, key=key, band=band)
-        else:
-            yield _chart(name, [Curve(points=points)], points, lang)
+        if points:
+            yield _chart(name, [Curve(points=points)], _span(points), lang)
+
+
+def _planned_chart(run: Contents, name: str, line: Curve, note: str, lang: Lang) -> str:
+    planned = _planned(run, name)
+    if planned is None:
+        return _chart(name, [line], note, lang)
+    band = (planned["low"], planned["expected"], planned["high"])
+    key = _key("band", say("legend_plan", lang))
+    return _chart(name, [line], note, lang, key=key, band=band)
+
+
+def _span(points: Points) -> str:
+    return f"{number(points[0][1])} → {number(points[-1][1])}"
 
 
 def _chart(
-    name: str, lines: list[Curve], points: Points, lang: Lang, *, key: str = "",
+    name: str, lines: list[Curve], span: str, lang: Lang, *, key: str = "",
     band: tuple[float, float, float] | None = None,
 ) -> str:  # fmt: skip
     title = say(name, lang)
-    span = f"{number(points[0][1])} → {number(points[-1][1])}"
     return (
         f'<figure role="img" aria-label="{text(title)}: {text(span)}">'
         f"<figcaption><b>{text(title)}</b> <small>{text(span)}</small>"
@@ -132,10 +157,6 @@ def _key(kind: str, name: str) -> str:
 
 def _plan_rows(run: Contents, lang: Lang) -> Iterator[tuple[str, ...]]:
     outcome = run.state.facts.get("outcome") or {}
-    minutes = _planned(run, "hours")
-    if minutes is not None:
-        minutes = {name: 60 * value for name, value in minutes.items()}
-    seconds = run.metrics.training_seconds
     rows = (
         ("peak", _planned(run, "peak_gib"), _measured_gib(run), 2),
         (
@@ -146,18 +167,42 @@ def _plan_rows(run: Contents, lang: Lang) -> Iterator[tuple[str, ...]]:
         ),
     )
     for name, planned, happened, digits in rows:
-        if planned is None:
-            continue
-        shown = say("not_measured", lang) if happened is None else f"{happened:,.{digits}f}"
-        within = ""
-        if happened is not None:
-            within = say("yes" if planned["low"] <= happened <= planned["high"] else "no", lang)
-        yield say(name, lang), _range(planned, digits), shown, within
+        if planned is not None:
+            yield _plan_row(name, planned, happened, digits, lang)
     steps = run.state.facts["plan"].get("steps")
     if steps is not None:
         yield say("steps", lang), f"{steps:,}", f"{run.metrics.steps:,}", ""
-    if minutes is not None:
-        yield say("minutes", lang), _range(minutes, 2), f"{seconds / 60:,.2f}", ""
+    yield from _time_rows(run, lang)
+
+
+def _time_rows(run: Contents, lang: Lang) -> Iterator[tuple[str, ...]]:
+    """Minutes of each stage, and of all where all were timed; plans of older versions have only
+    the sum, and runs of older versions only the steps."""
+    took = run.state.facts.get("took", {})
+    stages = run.state.facts["plan"].get("hours_by_stage", {})
+    seconds = {**took, "training": run.metrics.training_seconds or None}
+    for name, planned in stages.items():
+        if planned["expected"]:
+            minutes = {key: 60 * hours for key, hours in planned.items()}
+            happened = seconds.get(name)
+            yield _plan_row(f"{name}_minutes", minutes, happened and happened / 60, 1, lang)
+    whole = _planned(run, "hours")
+    if whole is not None:
+        parts = [seconds.get(name) for name, one in stages.items() if one["expected"]]
+        known = [one for one in parts if one is not None]
+        total = sum(known) / 60 if known and len(known) == len(parts) else None
+        minutes = {key: 60 * hours for key, hours in whole.items()}
+        yield _plan_row("all_minutes", minutes, total, 1, lang)
+
+
+def _plan_row(
+    name: str, planned: Mapping[str, float], happened: float | None, digits: int, lang: Lang
+) -> tuple[str, ...]:
+    shown = say("not_measured", lang) if happened is None else f"{happened:,.{digits}f}"
+    within = ""
+    if happened is not None:
+        within = say("yes" if planned["low"] <= happened <= planned["high"] else "no", lang)
+    return say(name, lang), _range(planned, digits), shown, within
 
 
 def _range(planned: Mapping[str, float], digits: int) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from statistics import fmean
 from typing import Final, Literal, TypeAlias
 
 from repotune.report.metrics import Points
@@ -18,7 +19,7 @@ from repotune.report.metrics import Points
 Colour: TypeAlias = Literal["first", "second"]
 
 MAX_POINTS: Final = 400
-"""A longer curve is drawn as means of equal numbers of steps."""
+"""A longer curve is drawn as means, or the largest, of equal numbers of steps."""
 INCHES: Final = (4.9, 2.5)
 _SOFT, _LINE, _BAND = "#010203", "#010204", "#010207"
 _COLOURS: Final[dict[Colour, str]] = {"first": "#010205", "second": "#010206"}
@@ -40,6 +41,8 @@ class Curve:
     colour: Colour = "first"
     marked: bool = False
     """Whether each point is a dot: for few."""
+    largest: bool = False
+    """Whether a long curve is drawn as the largest of each few steps, not their mean."""
 
 
 def number(value: float) -> str:
@@ -79,7 +82,7 @@ def draw(
             axes.axhspan(low, high, facecolor=_BAND, edgecolor="none")
             axes.axhline(expected, color=_SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
         for curve in curves:
-            steps, values = zip(*thinned(curve.points), strict=True)
+            steps, values = zip(*thinned(curve.points, largest=curve.largest), strict=True)
             marker = "o" if curve.marked or len(steps) == 1 else ""
             axes.plot(
                 steps, values, color=_COLOURS[curve.colour], linewidth=1.4, marker=marker,
@@ -99,13 +102,14 @@ def draw(
     return _for_the_page(written.getvalue())
 
 
-def thinned(points: Points) -> Points:
+def thinned(points: Points, *, largest: bool = False) -> Points:
     """``points``, or the means of as many in a row as leave at most ``MAX_POINTS``."""
     size = means_of(points)
     if size <= 1:
         return points
     parts = [points[start : start + size] for start in range(0, len(points), size)]
-    return tuple((part[-1][0], sum(value for _, value in part) / len(part)) for part in parts)
+    merged = max if largest else fmean
+    return tuple((part[-1][0], merged(value for _, value in part)) for part in parts)
 
 
 def means_of(points: Points) -> int:

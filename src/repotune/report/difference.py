@@ -18,8 +18,11 @@ _WORD = re.compile(r"\w+|\s+|.", re.DOTALL)
 def difference(truth: str, written: str) -> tuple[Part, ...]:
     """The parts of ``written`` in order, and between them what is missing from ``truth``.
 
-    Where the two have little in common, all of ``written`` is one part.
+    Where the two have little in common, all of ``written`` is one part, but for first lines that
+    are the truth.
     """
+    if truth and written.startswith(f"{truth}\n"):  # it only did not stop
+        return ("same", truth), ("written", written[len(truth) :])
     theirs, ours = (_WORD.findall(text)[:MAX_WORDS] for text in (truth, written))
     matcher = SequenceMatcher(None, theirs, ours, autojunk=False)
     if matcher.ratio() < ALIKE:

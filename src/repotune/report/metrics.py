@@ -21,10 +21,12 @@ class Metrics:
     learning_rate: Points
     grad_norm: Points
     tokens_per_second: Points
+    memory_bytes: Points
+    """The most since the step before; empty in runs of older versions."""
     steps_planned: int | None
     """As the last step said."""
     training_seconds: float
-    """Of all steps, from their tokens and speeds."""
+    """Of all steps; in runs of older versions from their tokens and speeds."""
     overflows: int
     """Steps in fp16 whose gradient overflowed, so that they changed nothing."""
     healed: tuple[tuple[int, str], ...]
@@ -54,6 +56,7 @@ def parse_metrics(lines: Iterable[str]) -> Metrics:
         learning_rate=_points(records, "learning_rate"),
         grad_norm=_points(records, "grad_norm"),
         tokens_per_second=_points(records, "tokens_per_second"),
+        memory_bytes=_points(records, "memory_bytes"),
         steps_planned=steps[-1].get("steps") if steps else None,
         training_seconds=sum(_seconds(record) for record in steps),
         overflows=sum("grad_norm" in record and record["grad_norm"] is None for record in steps),
@@ -84,6 +87,8 @@ def _is_number(value: object) -> bool:
 
 
 def _seconds(record: Mapping[str, Any]) -> float:
+    if _is_number(record.get("seconds")):
+        return float(record["seconds"])
     tokens, speed = record.get("tokens"), record.get("tokens_per_second")
     if isinstance(tokens, int | float) and isinstance(speed, int | float) and speed > 0:
         return tokens / speed

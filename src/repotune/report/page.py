@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from importlib.resources import files
 from typing import Final
 
+from repotune.report.completions import completions
 from repotune.report.contents import Contents, Lang
 from repotune.report.course import curves, events, memory, plan
 from repotune.report.origin import corpus, reproduce
-from repotune.report.proof import completions, figures, verdict
+from repotune.report.proof import figures, verdict
 from repotune.report.tags import text
 from repotune.report.texts import say
 

@@ -1,4 +1,4 @@
-"""The verdict, the figures behind it, and the lines that were written."""
+"""The verdict, and the figures behind it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Final
 
 from repotune.records import (
     Compared,
-    Completion,
     Evaluation,
     GroupFigures,
     Interval,
@@ -15,12 +14,10 @@ from repotune.records import (
     Memorisation,
 )
 from repotune.report.contents import Contents, Lang
-from repotune.report.difference import difference
 from repotune.report.tags import paragraph, section, table, text
-from repotune.report.texts import TO, because, headline, quoted, say
+from repotune.report.texts import TO, quoted, say
+from repotune.verdict_text import headline, reason
 
-COMPLETIONS_SHOWN: Final = 20
-LINES_ABOVE: Final = 4
 GROUPS_SHOWN: Final = 12
 _ONLY_IN_THE_TABLE: Final = ("infill_edit_similarity", "infill_name_recall")
 _TONES: Final = {
@@ -35,16 +32,16 @@ def verdict(run: Contents, lang: Lang) -> str:
     if evaluation is None or evaluation.judgement is None:
         why = "not_evaluated" if run.has_adapter else "not_finished"
         tone, title = "warn", say("verdict_unknown", lang)
-        reason, figures = say(why, lang, run=quoted(run.path)), ""
+        because, figures = say(why, lang, run=quoted(run.path)), ""
     else:
         judgement = evaluation.judgement
         tone, title = _TONES[judgement.ruling], headline(judgement, lang)
-        reason = because(evaluation, judgement, lang)
+        because = reason(evaluation, judgement, lang)
         figures = f'<dl class="figures">{"".join(_headline_figures(evaluation, lang))}</dl>'
     return (
         f'<section id="verdict" class="verdict {tone}">'
         f'<p class="label">{text(say("verdict", lang))}</p><h2>{text(title)}</h2>'
-        f"{paragraph(reason)}{figures}</section>"
+        f"{paragraph(because)}{figures}</section>"
     )
 
 
@@ -73,24 +70,6 @@ def figures(run: Contents, lang: Lang) -> str:
         parts += _groups([one for one in evaluation.groups if one.by == by], by, lang)
         parts += _line_groups([one for one in evaluation.line_groups if one.by == by], by, lang)
     return section("figures", say("proof", lang), parts)
-
-
-def completions(run: Contents, lang: Lang) -> str:
-    """What stood there, and what the two models wrote; empty if the run was not evaluated."""
-    evaluation = run.evaluation
-    if evaluation is None:
-        return ""
-    shown = evaluation.completions[:COMPLETIONS_SHOWN]
-    if not shown:
-        return section(
-            "completions", say("completions", lang), [paragraph(say("no_completions", lang))]
-        )
-    note = say("completions_note", lang, shown=len(shown), count=len(evaluation.completions))
-    return section(
-        "completions",
-        say("completions", lang),
-        [paragraph(note, "note"), *(_completion(one, lang) for one in shown)],
-    )
 
 
 def _headline_figures(evaluation: Evaluation, lang: Lang) -> Iterator[str]:
@@ -174,7 +153,9 @@ def _forgetting(evaluation: Evaluation, lang: Lang) -> Iterator[str]:
         yield table(head, rows, numbers=frozenset({1, 2, 3}))
         yield paragraph(say("forgetting_note", lang), "note")
     if found.not_measured:
-        yield paragraph(say("not_all_measured", lang, count=len(found.not_measured)), "note")
+        yield paragraph(say("not_all_measured", lang), "note")
+        items = "".join(f"<li>{text(one)}</li>" for one in found.not_measured)
+        yield f'<ul class="note" lang="en">{items}</ul>'
 
 
 def _groups(groups: list[GroupFigures], by: str, lang: Lang) -> Iterator[str]:
@@ -246,35 +227,3 @@ def _memorisation(found: Memorisation, lang: Lang) -> Iterator[str]:
 
 def _bits(interval: Interval) -> str:
     return f"{interval.value:+.4f} ({interval.low:+.4f}{TO}{interval.high:+.4f})"
-
-
-def _completion(one: Completion, lang: Lang) -> str:
-    rows = [("truth", text(one.truth.strip()), False)]
-    for name, line in (("base", one.base), ("tuned", one.tuned)):
-        is_right = line.strip() == one.truth.strip()
-        rows.append((name, _marked(one.truth.strip(), line.strip(), lang), is_right))
-    lines = "".join(
-        f'<div class="line {name}"><span class="who">{text(say(name, lang))}'
-        f"{_right(lang) if is_right else ''}</span><code>{shown}</code></div>"
-        for name, shown, is_right in rows
-    )
-    above = "\n".join(one.prompt_tail.strip("\n").split("\n")[-LINES_ABOVE:]).strip("\n")
-    return (
-        f'<article class="completion"><h3>{text(one.path)}:{one.line}</h3>'
-        f'<pre tabindex="0"><code>{text(above)}</code></pre>'
-        f"{lines}</article>"
-    )
-
-
-def _right(lang: Lang) -> str:
-    return f' <b class="right">✓ {text(say("right", lang))}</b>'
-
-
-def _marked(truth: str, written: str, lang: Lang) -> str:
-    if not written:
-        return f"<i>{text(say('nothing_written', lang))}</i>"
-    tags = {"written": "ins", "missing": "del"}
-    return "".join(
-        text(part) if kind == "same" else f"<{tags[kind]}>{text(part)}</{tags[kind]}>"
-        for kind, part in difference(truth, written)
-    )

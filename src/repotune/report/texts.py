@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from repotune.records import Evaluation, Judgement, Ruling
 from repotune.report.contents import Lang
 
 TO: Final = "\N{NO-BREAK SPACE}–\N{NO-BREAK SPACE}"
@@ -12,7 +11,6 @@ TO: Final = "\N{NO-BREAK SPACE}–\N{NO-BREAK SPACE}"
 
 _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "title": ("Report on {name}", "{name} 보고서"),
-    "contents": ("Contents", "목차"),
     "model": ("Model", "모델"),
     "tree": ("Source tree", "소스 폴더"),
     "begun": ("Begun (UTC)", "시작 (UTC)"),
@@ -43,14 +41,6 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "아직 어댑터가 없어 판정할 것이 없습니다. `repotune tune --resume {run}`으로 "
         "이어서 하세요.",
     ),
-    "not_for": (
-        "Not for {languages}, where it is surely worse.",
-        "다만 {languages} 코드에서는 확실히 나빠졌습니다.",
-    ),
-    "lines_not_sure": (
-        "Whether it writes better lines is not sure from so few of them.",
-        "더 나은 줄을 써내는지는 이만큼의 줄로는 확실하지 않습니다.",
-    ),
     "memorisation": ("Memorisation", "암기"),
     "memorised": (
         "It has memorised: random lines that were put into training files have lower losses than "
@@ -71,10 +61,6 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "canary_bits": ("Exposure, bits (chance: 1.4)", "노출도, 비트 (우연이면 1.4)"),
     "canary_p": ("p", "p"),
     "canary_out": ("Written out", "그대로 써냄"),
-    "memorised_short": (
-        "It has memorised some of what it was trained on: see Memorisation.",
-        "학습한 내용 일부를 외웠습니다. 암기 항목을 보세요.",
-    ),
     "none_seen": ("no difference in any file", "모든 파일에서 차이 없음"),
     "bits": ("Bits per byte, held-out code", "평가용 코드의 바이트당 비트"),
     "bits_note": ("lower is better", "낮을수록 좋음"),
@@ -85,11 +71,6 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "infill_edit_similarity": ("Gap, edit similarity", "빈칸 편집 유사도"),
     "infill_name_recall": ("Your own names recalled in gaps", "빈칸에서 저장소 고유 이름 재현"),
     "infill_stop_rate": ("Gap, stopped by itself", "빈칸을 채우고 스스로 멈춤"),
-    "stops_less": (
-        "But after filling in it stops by itself less often: keep your editor's limit on new "
-        "tokens.",
-        "다만 빈칸을 채운 뒤 스스로 멈추는 일이 줄었습니다. 편집기의 새 토큰 한도를 그대로 두세요.",
-    ),
     "what": ("Figure", "항목"),
     "base": ("Base", "원본 모델"),
     "tuned": ("Tuned", "튜닝 모델"),
@@ -131,8 +112,8 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "통과한 과제가 줄고 맥니마 정확 검정의 p가 0.05보다 작으면 잊은 것으로 봅니다.",
     ),
     "not_all_measured": (
-        "Not everything was measured ({count}): evaluation.json says what and why.",
-        "재지 못한 것이 {count}가지 있습니다. 무엇을 왜 못 쟀는지는 evaluation.json에 있습니다.",
+        "Not everything was measured:",
+        "재지 못한 것이 있습니다.",
     ),
     "by_language": ("By language", "언어별"),
     "by_directory": ("By directory", "폴더별"),
@@ -144,7 +125,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "나머지 {count}개는 evaluation.json에 있습니다.",
     ),
     "curves": ("Curves", "학습 곡선"),
-    "no_steps": ("No training step was logged.", "기록된 학습 스텝가 없습니다."),
+    "no_steps": ("No training step was logged.", "기록된 학습 스텝이 없습니다."),
     "no_library": (
         "The curves are not drawn, because matplotlib is not installed: "
         "`pip install matplotlib`, then make the report again.",
@@ -158,11 +139,20 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "No held-out loss was measured during the training.",
         "학습 중에 평가용 코드의 손실을 재지 않았습니다.",
     ),
+    "no_memory_curve": (
+        "The memory of each step was not recorded.",
+        "스텝별 메모리는 기록되지 않았습니다.",
+    ),
     "learning_rate": ("Learning rate", "학습률"),
     "grad_norm": ("Gradient norm, before clipping", "그래디언트 노름 (자르기 전)"),
     "tokens_per_second": ("Tokens per second", "초당 토큰"),
+    "peak_gib": ("Taken at each step, GiB", "스텝별로 차지한 양 (GiB)"),
+    "at_most": ("at most {value}", "최대 {value}"),
     "legend_plan": ("planned, with its range", "예측과 그 범위"),
-    "averaged": ("Each point is a mean of {count} steps.", "점 하나는 {count}스텝의 평균입니다."),
+    "averaged": (
+        "Each point is a mean of {count} steps.",
+        "점 하나는 {count}스텝의 평균입니다.",
+    ),
     "x_steps": ("Across: optimizer steps.", "가로축: 학습 스텝."),
     "memory": ("Memory", "메모리"),
     "memory_gpu": ("GPU memory", "GPU 메모리"),
@@ -171,6 +161,12 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "{where}: {expected} GiB planned ({low} to {high}), {measured}. Free at the start: "
         "{free} GiB.",
         "{where}: 예측 {expected} GiB ({low}~{high}), {measured}. 시작할 때 빈 메모리 {free} GiB.",
+    ),
+    "memory_note": (
+        "The peak is that of all, so it may lie above the curve: loading and the last held-out "
+        "loss are in it.",
+        "최댓값은 전체에서 잰 것이어서 곡선보다 클 수 있습니다. 모델을 불러올 때와 마지막 평가용 "
+        "손실을 잴 때도 들어 있습니다.",
     ),
     "measured_gib": ("{gib} GiB measured", "실측 {gib} GiB"),
     "not_measured": ("not measured", "재지 않음"),
@@ -188,9 +184,16 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "peak": ("Peak memory, GiB", "최대 메모리 (GiB)"),
     "speed": ("Tokens per second, warm", "초당 토큰 (준비 뒤)"),
     "steps": ("Optimizer steps", "학습 스텝"),
-    "minutes": (
-        "Minutes (planned: all; happened: steps alone)",
-        "분 (예측: 전체, 실제: 학습 스텝만)",
+    "start_minutes": ("Minutes of the start", "시작 (분)"),
+    "training_minutes": ("Minutes of the training", "학습 (분)"),
+    "evaluation_minutes": ("Minutes of the evaluation", "평가 (분)"),
+    "all_minutes": ("Minutes in all", "전체 (분)"),
+    "not_counted": (
+        "The start is reading the code, loading the model and, before a long run, a rehearsal. The "
+        "plan counts neither that nor downloads, and not HumanEval, which only `repotune evaluate` "
+        "runs.",
+        "시작은 코드를 읽고 모델을 불러오고, 긴 실행이라면 예행연습을 하는 시간입니다. 예측에는 "
+        "예행연습과 내려받기, `repotune evaluate`만 실행하는 HumanEval이 들어 있지 않습니다.",
     ),
     "policy": ("What layers keep for their backward", "역전파를 위해 층이 보관하는 것"),
     "corpus": ("What the corpus held and dropped", "말뭉치에 담긴 것과 빠진 것"),
@@ -218,16 +221,32 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "kept": ("Kept", "담음"),
     "kept_mb": ("MB kept", "담은 MB"),
     "dropped_short": ("Dropped", "빠짐"),
-    "completions": ("Next lines, side by side", "다음 줄 나란히 보기"),
+    "completions": ("Written side by side", "써낸 코드 나란히 보기"),
     "completions_note": (
-        "{shown} of {count} next lines, those first that only the tuned model got right, so they "
-        "are no fair sample; the figures above count all. Marked: what is written otherwise, and "
-        "struck out: what is missing.",
-        "다음 줄 {count}개 중 {shown}개입니다. 튜닝 모델만 맞힌 것이 먼저 나오므로 고른 "
-        "표본이 아니며, "
-        "위의 수치는 전부를 셉니다. 표시된 부분은 다르게 쓴 것, 줄 그은 부분은 빠뜨린 것입니다.",
+        "A sample drawn by a digest of the places alone, whatever was written there. Marked: what "
+        "is written otherwise than in the file, and struck out: what is missing.",
+        "무엇을 썼는지와 상관없이 위치의 해시값만으로 뽑은 표본입니다. 표시된 부분은 파일과 다르게 "
+        "쓴 것, 줄 그은 부분은 빠뜨린 것입니다.",
     ),
-    "no_completions": ("No next line was written.", "쓴 다음 줄이 없습니다."),
+    "next_lines": ("Next lines", "다음 줄"),
+    "gaps": ("Gaps: fill in the middle", "빈칸: 중간 채우기"),
+    "shown_of": (
+        "{shown} of {count}. Exactly right: base {base}, tuned {tuned} of these; base {all_base}, "
+        "tuned {all_tuned} of all.",
+        "{count}개 중 {shown}개입니다. 정확히 맞힌 것은 이 중에서 원본 모델 {base}개, 튜닝 모델 "
+        "{tuned}개, 전체에서는 원본 모델 {all_base}개, 튜닝 모델 {all_tuned}개입니다.",
+    ),
+    "taught": (
+        "The base model was never taught to fill in: it went on from the code before the gap, and "
+        "was cut off after as many lines as the gap has.",
+        "원본 모델은 중간 채우기를 배운 적이 없어, 빈칸 앞의 코드에 이어 쓰고 빈칸의 줄 수에서 "
+        "잘랐습니다.",
+    ),
+    "rest_of_line": ("to the end of a line", "줄 끝까지"),
+    "line": ("one line", "한 줄"),
+    "lines": ("several lines", "여러 줄"),
+    "went_on": ("did not stop", "멈추지 않음"),
+    "no_completions": ("Nothing was written.", "써낸 것이 없습니다."),
     "right": ("right", "일치"),
     "nothing_written": ("(nothing)", "(없음)"),
     "events": ("Events on the way", "도중에 있었던 일"),
@@ -286,52 +305,6 @@ REASONS_KO: Final[dict[str, str]] = {
     "duplicate": "중복",
 }  # fmt: skip
 
-_HEADLINES: Final[dict[Ruling, tuple[str, str]]] = {
-    "better": ("Better: ship it", "좋아졌습니다. 쓰세요"),
-    "no_gain": ("No gain: don't ship it", "나아진 것이 없습니다. 쓰지 마세요"),
-    "worse": ("Worse: don't ship it", "나빠졌습니다. 쓰지 마세요"),
-    "worse_lines": ("Mixed: don't ship it", "엇갈립니다. 쓰지 마세요"),
-    "forgets": ("Better, but it forgets", "좋아졌지만 잊은 것이 있습니다"),
-    "too_few_files": ("Not known: don't ship it yet", "아직 모릅니다. 지금은 쓰지 마세요"),
-}
-_BECAUSE: Final[dict[Ruling, tuple[str, str]]] = {
-    "better": (
-        "{size} bits per byte less ({share}), and the whole 95 % interval, {low} to {high}, is "
-        "below zero.",
-        "바이트당 {size}비트({share}) 줄었고, "
-        "95 % 구간 {low}에서 {high}까지가 모두 0보다 작습니다.",
-    ),
-    "no_gain": (
-        "The difference is {value} bits per byte, and its 95 % interval, {low} to {high}, holds "
-        "zero. Train longer, on more code, or evaluate on more of it.",
-        "차이는 바이트당 {value}비트이고 95 % 구간 {low}에서 {high}까지가 0을 포함합니다. "
-        "더 오래, 더 많은 코드로 학습하거나 더 많은 코드로 평가하세요.",
-    ),
-    "worse": (
-        "{size} bits per byte more ({share}), 95 % interval {low} to {high}. Try a lower "
-        "learning_rate or fewer epochs.",
-        "바이트당 {size}비트({share}) 늘었습니다. 95 % 구간은 {low}에서 {high}까지입니다. "
-        "learning_rate를 낮추거나 에포크를 줄여 보세요.",
-    ),
-    "worse_lines": (
-        "Code is predicted better, by {size} bits per byte ({share}), but the lines written got "
-        "surely worse: {lost}.",
-        "예측은 바이트당 {size}비트({share}) 좋아졌지만, 써낸 줄은 확실히 나빠졌습니다: {lost}.",
-    ),
-    "forgets": (
-        "{size} bits per byte less on this code ({share}), but worse at: {forgets}. Don't ship it "
-        "for more than this code; a lower learning_rate or fewer epochs forget less.",
-        "이 코드에서는 바이트당 {size}비트({share}) 줄었지만 다음에서는 나빠졌습니다: {forgets}. "
-        "이 코드 밖에서는 쓰지 마세요. learning_rate를 낮추거나 에포크를 줄이면 덜 잊습니다.",
-    ),
-    "too_few_files": (
-        "{files} held-out files say nothing sure about others. Raise heldout_share, or read more "
-        "with --eval-max-tokens.",
-        "평가용 파일 {files}개로는 다른 파일에 대해 확실히 말할 수 없습니다. "
-        "heldout_share를 올리거나 --eval-max-tokens로 더 읽으세요.",
-    ),
-}
-
 
 def say(name: str, lang: Lang, /, **values: object) -> str:
     """The text ``name``, with its fields filled; backticks mark code."""
@@ -346,32 +319,3 @@ def quoted(argument: str) -> str:
 def reason_text(reason: str, lang: Lang) -> str:
     """Why a file was dropped."""
     return REASONS_KO.get(reason, reason) if lang == "ko" else reason
-
-
-def headline(judgement: Judgement, lang: Lang) -> str:
-    """The verdict in a few words."""
-    return _HEADLINES[judgement.ruling][lang == "ko"]
-
-
-def because(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:
-    """Why, in a sentence or two."""
-    difference = evaluation.difference
-    sentence = _BECAUSE[judgement.ruling][lang == "ko"].format(
-        size=f"{abs(difference.value):.4f}",
-        share=f"{abs(evaluation.tuned_bits_per_byte / evaluation.base_bits_per_byte - 1):.1%}",
-        value=f"{difference.value:+.4f}",
-        low=f"{difference.low:+.4f}",
-        high=f"{difference.high:+.4f}",
-        files=evaluation.files,
-        lost=", ".join(say(name, lang) for name in judgement.worse_figures),
-        forgets=", ".join(say(name, lang) for name in judgement.forgets),
-    )
-    if judgement.ship and judgement.worse_on:
-        sentence += " " + say("not_for", lang, languages=", ".join(judgement.worse_on))
-    if judgement.ship and judgement.lines_not_sure:
-        sentence += " " + say("lines_not_sure", lang)
-    if judgement.ship and judgement.stops_less:
-        sentence += " " + say("stops_less", lang)
-    if evaluation.memorisation is not None and evaluation.memorisation.memorised:
-        sentence += " " + say("memorised_short", lang)
-    return sentence

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from repotune.corpus import read_canaries, read_documents
 from repotune.errors import RunError
 from repotune.evaluation import (
-    ON_CPU,
-    ON_GPU,
     evaluate,
     measure_forgetting,
     with_forgetting,
@@ -19,19 +15,10 @@ from repotune.events import Emit
 from repotune.export import export_adapter, load_adapter
 from repotune.job import Job, load_decoder, settle, without_notices
 from repotune.model import Decoder
+from repotune.planning import GAP_TOKENS, LINE_TOKENS, ON_CPU, ON_GPU
 from repotune.records import Evaluation
 from repotune.runs import RunFolder
 from repotune.stages.adapters import adapter_folder
-
-CPU_EVAL_TOKENS: Final = 30_000
-CPU_CURSORS, GPU_CURSORS = 30, 150
-CPU_GAPS, GPU_GAPS = 18, 150
-CPU_PROMPT_TOKENS, GPU_PROMPT_TOKENS = 448, 4096
-"""Of the code before a cursor; a CPU reads about 500 tokens a second."""
-MAX_LINE_TOKENS: Final = 64
-"""A next line longer than this counts as not completed."""
-MAX_GAP_TOKENS: Final = 96
-"""Of up to four lines, which is as much as a gap has."""
 
 
 def export(folder: RunFolder, job: Job, decoder: Decoder) -> None:
@@ -63,8 +50,7 @@ def compare(
     ``tasks``: with HumanEval. ``max_tokens`` goes before the run's own setting. Raises RunError if
     nothing was held out.
     """
-    on_gpu = job.machine.gpu is not None
-    default = None if on_gpu else CPU_EVAL_TOKENS
+    extent = ON_CPU if job.machine.gpu is None else ON_GPU
     documents = read_documents(folder.corpus, "heldout")
     if not documents:
         raise RunError(
@@ -77,12 +63,12 @@ def compare(
         documents,
         training=read_documents(folder.corpus, "train"),
         max_seq_length=job.config.max_seq_length,
-        max_tokens=max_tokens or job.config.eval_max_tokens or default,
-        max_cursors=GPU_CURSORS if on_gpu else CPU_CURSORS,
-        max_line_tokens=MAX_LINE_TOKENS,
-        max_gaps=GPU_GAPS if on_gpu else CPU_GAPS,
-        max_gap_tokens=MAX_GAP_TOKENS,
-        max_prompt_tokens=GPU_PROMPT_TOKENS if on_gpu else CPU_PROMPT_TOKENS,
+        max_tokens=max_tokens or job.config.eval_max_tokens or extent.heldout_tokens,
+        max_cursors=extent.cursors,
+        max_line_tokens=LINE_TOKENS,
+        max_gaps=extent.gaps,
+        max_gap_tokens=GAP_TOKENS,
+        max_prompt_tokens=extent.prompt_tokens,
         seed=job.config.seed,
         emit=emit,
     )
@@ -90,7 +76,7 @@ def compare(
         decoder,
         job.tokenizer,
         read_documents(folder.corpus, "train"),
-        extent=ON_GPU if on_gpu else ON_CPU,
+        extent=extent,
         tasks=tasks,
         max_seq_length=job.config.max_seq_length,
         max_positions=job.shape.max_position_embeddings,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from repotune.corpus import read_documents
 from repotune.durable import pause_unless, when_there_is_room
@@ -15,6 +15,7 @@ from repotune.events import Emit, Event, Healed, Notice
 from repotune.job import Job, lower_policy, training_fingerprint
 from repotune.machine import deterministic_gpu, slowed_by
 from repotune.model import Decoder
+from repotune.planning import ON_CPU, ON_GPU
 from repotune.records import Passes, Row, TrainResult
 from repotune.runs import RunFolder
 from repotune.signals import stop_on_signals
@@ -30,17 +31,14 @@ from repotune.training import (
     train,
 )
 
-CPU_SAMPLE_TOKENS: Final = 4096
-GPU_SAMPLE_TOKENS: Final = 16_384
-"""Of held-out code, for the loss during the training: a few seconds each time."""
-
 
 def train_on(
-    folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, passes: Passes, emit: Emit
-) -> TrainResult:
+    folder: RunFolder, job: Job, decoder: Decoder, rows: RowStore, passes: Passes, emit: Emit, *,
+    memory: Callable[[], int],
+) -> TrainResult:  # fmt: skip
     """Train to the end, or until a signal asks to stop; metrics and events are written down.
 
-    ``passes``: how it begins.
+    ``passes``: how it begins. ``memory``: the most bytes that were taken since it was last asked.
 
     Raises what ``training.train`` does.
     """
@@ -55,8 +53,9 @@ def train_on(
         pause = partial(pause_unless, should_stop)
         reached = resume_from.step if resume_from else 0
         with log_metrics(
-            folder.metrics, folder.tensorboard, reached=reached, emit=emit, pause=pause
-        ) as log:
+            folder.metrics, folder.tensorboard, reached=reached, memory=memory, emit=emit,
+            pause=pause,
+        ) as log:  # fmt: skip
 
             def tell(event: Event) -> None:
                 log(event)
@@ -132,7 +131,7 @@ def heldout_sample(folder: RunFolder, job: Job) -> tuple[Row, ...]:
         documents,
         job.tokenizer,
         max_seq_length=job.config.max_seq_length,
-        max_tokens=GPU_SAMPLE_TOKENS if job.machine.gpu else CPU_SAMPLE_TOKENS,
+        max_tokens=(ON_GPU if job.machine.gpu else ON_CPU).sample_tokens,
         seed=job.config.seed,
     )
 

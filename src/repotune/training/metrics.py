@@ -17,52 +17,50 @@ from repotune.events import Emit, Event, Healed, HeldoutMeasured, StepDone
 from repotune.training.curves import Curves
 
 _WHOLE = "; what was saved before is whole"
-_CURVES = ("loss", "grad_norm", "learning_rate", "loss_scale", "tokens_per_second")
+_TRAIN = ("loss", "grad_norm", "learning_rate", "loss_scale", "tokens_per_second", "memory_bytes")
+_CURVES = {**{name: f"train/{name}" for name in _TRAIN}, "heldout_loss": "heldout/loss"}
+"""Of a line, and TensorBoard's tags."""
 
 
 @contextmanager
 def log_metrics(
-    lines: Path, tensorboard: Path, *, reached: int, emit: Emit, pause: Callable[[], bool]
-) -> Iterator[Emit]:
+    lines: Path, tensorboard: Path, *, reached: int, memory: Callable[[], int], emit: Emit,
+    pause: Callable[[], bool],
+) -> Iterator[Emit]:  # fmt: skip
     """A listener that appends what happens to the file ``lines`` and the folder ``tensorboard``.
 
-    A line a step, and one for each held-out loss and each healing. ``reached`` steps are done
-    already; what was logged for later ones, before the run was stopped, is removed, so that each
-    step stands there once. A full disk is waited for with ``pause``; TensorBoard's curves are given
-    up where they cannot be written. Raises DiskFull or RunError.
+    A line a step, and one for each held-out loss and each healing. A step's line also has the bytes
+    that ``memory`` says: the most since it was asked last, at the step before. ``reached`` steps
+    are done already; what was logged for later ones, before the run was stopped, is removed, so
+    that each step stands there once. A full disk is waited for with ``pause``; TensorBoard's curves
+    are given up where they cannot be written. Raises DiskFull or RunError.
     """
     with writing(lines, note=_WHOLE):
         _cut_after(lines, reached)
     with Curves(tensorboard, reached, emit) as curves:
+        memory()  # what the loading took is no step's
 
         def log(event: Event) -> None:
-            line = _line(event)
+            line = _line(event, memory)
             if line is None:
                 return
             data = json.dumps(line, allow_nan=False).encode() + b"\n"
             when_there_is_room(partial(_append, lines, data), emit=emit, pause=pause)
-            if points := _points(event):
+            if points := _points(line):
                 curves.add(line["step"], points)
 
         yield log
 
 
-def _points(event: Event) -> dict[str, float]:
+def _points(line: dict[str, Any]) -> dict[str, float]:
     """By tag."""
-    match event:
-        case StepDone():
-            values = asdict(event)
-            return {f"train/{name}": values[name] for name in _CURVES if values[name] is not None}
-        case HeldoutMeasured(loss=loss):
-            return {"heldout/loss": loss}
-        case _:
-            return {}
+    return {tag: line[name] for name, tag in _CURVES.items() if line.get(name) is not None}
 
 
-def _line(event: Event) -> dict[str, Any] | None:
+def _line(event: Event, memory: Callable[[], int]) -> dict[str, Any] | None:
     match event:
         case StepDone():
-            return asdict(event)
+            return {**asdict(event), "memory_bytes": memory()}
         case HeldoutMeasured(step=step, loss=loss):
             return {"step": step, "heldout_loss": loss if math.isfinite(loss) else None}
         case Healed(step=step, remedy=remedy):

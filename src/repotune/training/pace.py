@@ -29,8 +29,8 @@ class Pace:
     def step_done(self, step: int, learning_rate: float, figures: StepFigures) -> StepDone:
         """The event for ``step``, whose time is all that passed since the one before."""
         now = time.perf_counter()
-        self._window.append((now - self._last, figures.tokens))
-        self._last = now
+        taken, self._last = now - self._last, now
+        self._window.append((taken, figures.tokens))
         self.tokens += figures.tokens
         seconds = sum(seconds for seconds, _ in self._window)
         return StepDone(
@@ -41,6 +41,7 @@ class Pace:
             learning_rate=learning_rate,
             loss_scale=figures.loss_scale,
             tokens=figures.tokens,
+            seconds=taken,
             tokens_per_second=sum(tokens for _, tokens in self._window) / seconds,
             seconds_left=(self._steps - step) * seconds / len(self._window),
         )
