@@ -218,7 +218,7 @@ def group_text(one: GroupFigures) -> str:
         span = f"difference {interval.low:+.4f} to {interval.high:+.4f}"
     return (
         f"{one.name}: {one.base_bits_per_byte:.4f} -> {one.tuned_bits_per_byte:.4f}, {span}, "
-        f"{one.files} files"
+        f"{one.files} file{'s' * (one.files != 1)}"
     )
 
 
