@@ -345,6 +345,14 @@ def test_a_port_in_use_is_said(door):
         Door(port, TOKEN, lambda event: None)
 
 
+def test_a_port_can_be_had_again_at_once(stub, tokenizer):
+    """A connection that the server closed keeps its port for a minute."""
+    with opened([served(stub, tokenizer)]) as door:
+        port = int(door.address.rpartition(":")[2])
+        exchange(door, b"nonsense\r\n\r\n")
+    Door(port, TOKEN, lambda event: None).close()
+
+
 def test_a_bug_of_ours_is_said_without_the_request(stub, tokenizer, monkeypatch, capfd):
     def broken(*_):
         raise KeyError("the user's code")

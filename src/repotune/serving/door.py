@@ -80,8 +80,6 @@ class Door:
 
 
 class _Server(ThreadingHTTPServer):
-    # On Windows the option would let another program take the port too.
-    allow_reuse_address = os.name != "nt"
     daemon_threads = True
     block_on_close = False
     request_queue_size = CONNECTIONS
@@ -97,6 +95,8 @@ class _Server(ThreadingHTTPServer):
         """As in HTTPServer, without asking the network for this machine's name."""
         if os.name == "nt":
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:  # else a server that starts again would wait for connections long closed
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = HOST, self.server_address[1]
