@@ -1,6 +1,7 @@
 """Canaries against controls: the rank test against SciPy's, exposure, secrets written out."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from repotune.evaluation.memorisation import (
 )
 from repotune.evaluation.saved import read_evaluation, write_evaluation
 from repotune.events import ignore
-from repotune.records import Canary, Evaluation, Interval
+from repotune.records import Canary, Evaluation, Interval, Memorisation
 
 from .tiny import Bigrams, chain, make_tokenizer, open_decoder, random_model
 
@@ -49,10 +50,16 @@ def test_exposure_is_the_rank_among_the_controls_in_bits():
     assert exposure(np.array([0.5]), controls) == 2.0  # first of four
     assert exposure(np.array([3.5]), controls) == 0.0
     assert exposure(np.array([0.5, 1.5]), controls) == 1.5
-    # By chance: log2(e), but for the finite number of controls.
+
+
+@pytest.mark.parametrize("controls", [1, 6, 30, 300])
+def test_exposure_by_chance_is_that_of_lines_nobody_learned(controls):
     rng = np.random.default_rng(0)
-    chance = exposure(rng.normal(size=4000), rng.normal(size=4000))
-    assert chance == pytest.approx(math.log2(math.e), abs=0.1)
+    draws = [exposure(rng.normal(size=8), rng.normal(size=controls)) for _ in range(4000)]
+    found = Memorisation(controls=controls, figures=(), p_value=1.0, memorised=False)
+    assert found.exposure_by_chance == pytest.approx(np.mean(draws), abs=0.03)
+    many = replace(found, controls=20_000).exposure_by_chance
+    assert many == pytest.approx(math.log2(math.e), abs=1e-3)
 
 
 def test_figures_are_by_repeats_and_rule_on_all():

@@ -196,9 +196,10 @@ def memorisation_lines(found: Memorisation) -> list[str]:
         f"Memorised  {'yes' if found.memorised else 'not seen'}: canaries against "
         f"{found.controls} controls, p = {found.p_value:.2g}"
     ]
+    chance = f"chance {found.exposure_by_chance:.1f}"
     return lines + [
         f"           put in {one.repeats}×: {one.canaries} canaries, exposure {one.exposure:.1f} "
-        f"bits (chance 1.4), p = {one.p_value:.2g}, {one.extracted} written out"
+        f"bits ({chance}), p = {one.p_value:.2g}, {one.extracted} written out"
         for one in found.figures
     ]
 

@@ -68,7 +68,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "canary_repeats": ("Put in", "넣은 횟수"),
     "canary_count": ("Lines", "줄 수"),
-    "canary_bits": ("Exposure, bits (chance: 1.4)", "노출도, 비트 (우연이면 1.4)"),
+    "canary_bits": ("Exposure, bits (chance: {chance})", "노출도, 비트 (우연이면 {chance})"),
     "canary_p": ("p", "p"),
     "canary_out": ("Written out", "그대로 써냄"),
     "memorised_short": (
