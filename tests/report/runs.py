@@ -113,6 +113,7 @@ STATE = RunState(
             "hours": {"low": 0.01, "expected": 0.02, "high": 0.03},
         },
         "outcome": {"measured_peak_bytes": 5 * 2**29, "measured_tokens_per_second": 100.0},
+        "resumed": [5, 9],
         "healed": [
             {"stage": "rehearsal", "step": 1, "remedy": "less is kept"},
             {"stage": "training", "step": 7, "remedy": "fewer rows a pass"},

@@ -236,6 +236,10 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "{count} steps overflowed fp16 and changed no weight; the loss scale was lowered.",
         "{count}스텝에서 fp16이 넘쳐 가중치를 바꾸지 않았고, 손실 배율을 낮췄습니다.",
     ),
+    "resumed": (
+        "It was stopped, and resumed from the checkpoint of step {step}.",
+        "멈췄다가 {step}스텝 체크포인트에서 이어서 했습니다.",
+    ),
     "healed": ("Step {step}, memory ran out: {remedy}", "{step}스텝에서 메모리 부족: {remedy}"),
     "healed_before": (
         "In the rehearsal, memory ran out, and so the run began: {remedy}",
