@@ -147,7 +147,8 @@ class Memorisation:
     figures: tuple[CanaryFigures, ...]
     """By repeats, ascending."""
     p_value: float
-    """Of all canaries together."""
+    """Of all canaries together and of those that were put in equally often: the lowest, times the
+    number of tests."""
     memorised: bool
     """Whether a secret is written out, or the losses are too low for chance."""
 
