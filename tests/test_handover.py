@@ -215,6 +215,16 @@ def test_no_room_is_said_before_anything_is_written(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_evaluation_that_cannot_be_read_is_said_before_the_work(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    RunFolder(tmp_path / "run").evaluation.write_text("{")
+    events = []
+    with pytest.raises(RunError, match="make it again with `repotune evaluate RUN`"):
+        export(tmp_path / "run", tmp_path / "out", to="merged", emit=events.append)
+    assert events == []
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_users_own_quantiser_is_used_where_there_is_no_other(run, tmp_path, monkeypatch):
     """A program of that name that leaves the weights in 16 bits: enough to be read and compared."""
     program = tmp_path / "llama-quantize"
@@ -235,7 +245,7 @@ def test_a_base_model_that_changed_or_moved_is_refused(run, base, tmp_path):
         with pytest.raises(ModelError, match="not the one that this run was started with"):
             export(run, tmp_path / "out", to="peft")
         base.rename(base.with_name("elsewhere"))
-        with pytest.raises(ModelError, match="neither a folder"):
+        with pytest.raises(ModelError, match="base model of this run is gone from"):
             export(run, tmp_path / "out", to="peft")
     finally:
         if not base.exists():

@@ -1,5 +1,7 @@
 """llama.cpp quantises, answers, and where it dies that is one sentence."""
 
+import sys
+
 import numpy as np
 import psutil
 import pytest
@@ -13,6 +15,7 @@ from repotune.llama_cpp import (
     LlamaServer,
     Question,
     Text,
+    _quantiser,
     ask,
     can_quantise,
     quantise_rows,
@@ -35,6 +38,19 @@ def test_rows_are_quantised_as_the_reference_does(monkeypatch):
         assert stored.shape == (37, row_bytes(512, kind))
         back = dequantize(stored, GGMLQuantizationType[kind])
         assert np.linalg.norm(back - values) / np.linalg.norm(values) < error
+
+
+def test_a_package_that_cannot_be_loaded_is_as_none(tmp_path, monkeypatch):
+    """Built for another system, for instance."""
+    (tmp_path / "xllamacpp.py").write_text("raise ImportError('no such library')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [one for one in sys.modules if one.partition(".")[0] == "xllamacpp"]:
+        monkeypatch.delitem(sys.modules, name)
+    _quantiser.cache_clear()
+    try:
+        assert not can_quantise()
+    finally:
+        _quantiser.cache_clear()
 
 
 def test_it_answers_what_our_decoder_would(tmp_path):

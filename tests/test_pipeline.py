@@ -114,6 +114,36 @@ def test_evaluating_again_gives_the_same_figures(finished):
     assert 0 < fewer.tokens <= 500
 
 
+def test_a_kept_checkpoint_is_evaluated_and_the_runs_own_figures_stay(finished, capsys):
+    result, _ = finished
+    run = RunFolder(Path(result.run))
+    kept, facts = run.evaluation.read_bytes(), run.state().facts
+    (other,) = {4, 6} - {result.best_step} if result.best_step in (4, 6) else {6}
+    arguments = ["evaluate", result.run, "--no-tasks", "--json", "--step", str(other)]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)["heldout_bits_per_byte"]
+    assert found["base"] == result.evaluation.base_bits_per_byte
+    assert found["tuned"] != result.evaluation.tuned_bits_per_byte
+    assert (run.evaluation.read_bytes(), run.state().facts) == (kept, facts)
+    assert main([*arguments[:-1], "5"]) == 1
+    assert "no checkpoint of step 5" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_held_out_files_that_are_no_longer_those_are_refused(finished):
+    result, _ = finished
+    documents = RunFolder(Path(result.run)).corpus / "documents.parquet"
+    content = documents.read_bytes()
+    try:
+        documents.write_bytes(content[:-1] + b"?")
+        with pytest.raises(RunError, match=r"documents\.parquet was edited.*start a new run"):
+            evaluate(result.run, tasks=False)
+        documents.unlink()
+        with pytest.raises(RunError, match=r"documents\.parquet is missing: put the original back"):
+            evaluate(result.run, tasks=False)
+    finally:
+        documents.write_bytes(content)
+
+
 def test_a_training_ends_with_the_standard_library_and_without_tasks(finished):
     result, _ = finished
     assert result.evaluation.forgetting.library.files >= 6
@@ -287,9 +317,20 @@ def test_a_model_that_changed_is_refused(source_tree, tiny_model, tmp_path):
             signal.raise_signal(signal.SIGINT)
 
     tune(source_tree, settings(model, folder, evaluate=False), emit=stop)
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "rope_theta": 5e5}))
-    with pytest.raises(ModelError, match="not the one that this run was started with"):
+    config = (model / "config.json").read_text("utf-8")
+    (model / "config.json").write_text(json.dumps({**json.loads(config), "rope_theta": 5e5}))
+    with pytest.raises(ModelError, match=r"model .* is not the one that this run was started"):
+        resume(folder)
+    (model / "config.json").write_text(config, "utf-8")
+    tokenizer = (model / "tokenizer.json").read_text("utf-8")
+    other = json.loads(tokenizer)
+    other["model"]["merges"].pop()
+    (model / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(ModelError, match=r"tokenizer .* is not the one that this run was started"):
+        resume(folder)
+    (model / "tokenizer.json").write_text(tokenizer, "utf-8")
+    model.rename(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match=r"is gone from .*model: move it back there, or put a"):
         resume(folder)
 
 

@@ -57,6 +57,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
     theirs = load_file(Path(result.run) / "adapter" / "adapter_model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert resumed.evaluation == result.evaluation
+    assert open_run(folder).state().facts["resumed"] == [4]
 
 
 def test_a_run_without_a_checkpoint_starts_again_from_its_stored_configuration(

@@ -129,13 +129,15 @@ def test_an_edited_run_json_is_the_first_finding(run):
     assert "checkpoints/step-000006/state.json says under about.config" in found.advice[0]
 
 
-def test_a_model_that_is_gone_is_said(run, monkeypatch):
-    def gone(*args, **options):
-        raise RunError("The model is not there any more: download it again.")
-
-    monkeypatch.setattr("repotune.stages.open_tuned", gone)
-    found = verify(run.path)
-    assert wrong(found) == ["adapter on its base model"]
+def test_a_model_that_is_gone_is_said_and_the_adapter_is_not_blamed(run, tiny_model):
+    away = tiny_model.rename(tiny_model.with_name("away"))
+    try:
+        found = verify(run.path)
+    finally:
+        away.rename(tiny_model)
+    assert wrong(found) == ["base model"]
+    assert "is gone from" in found.findings[-1].detail
+    assert found.advice == ()
 
 
 def test_a_run_that_is_not_finished_can_be_well(run):
@@ -145,7 +147,9 @@ def test_a_run_that_is_not_finished_can_be_well(run):
     run.update("interrupted", {"digests": digests})
     found = verify(run.path)
     assert found.ok
-    assert found.findings[-1].detail == "none yet, as the run goes on"
+    assert found.findings[-1].detail == "none yet, since the run is not finished"
+    run.update("running")  # its process was killed
+    assert verify(run.path).findings[0].detail == "whole; the run is stopped"
     run.update("finished")
     assert wrong(verify(run.path)) == ["adapter"]
 

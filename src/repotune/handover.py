@@ -150,6 +150,7 @@ def _export(work: _Work, partial: Path, target: Path) -> HandOver:
     from repotune.export import how_to_check
     from repotune.stages import read_fixed_code, why_not_read
 
+    facts = _card_facts(work)  # what cannot be read of the run is said before the work
     why_not, reading = how_to_check(*READERS[work.format]), None
     if why_not is None:
         reading = read_fixed_code(work.job, work.adapter)
@@ -157,7 +158,7 @@ def _export(work: _Work, partial: Path, target: Path) -> HandOver:
     _write(work, partial)
     proof = _check(work, partial, reading) if reading else None
     unchecked = tuple(one for one in (why_not, NOT_ASKED.get(work.format)) if one is not None)
-    _write_card(work, partial, proof, unchecked)
+    _write_card(partial, replace(facts, proof=proof, unchecked=unchecked))
     return HandOver(
         format=work.format,
         folder=str(target),
@@ -238,11 +239,10 @@ def _check(work: _Work, folder: Path, reading: Reading) -> Proof:
     return proof
 
 
-def _write_card(work: _Work, folder: Path, proof: Proof | None, unchecked: tuple[str, ...]) -> None:
+def _write_card(folder: Path, facts: CardFacts) -> None:
     from repotune.export.card import CARD, model_card
 
-    text = model_card(replace(_card_facts(work), proof=proof, unchecked=unchecked))
-    (folder / CARD).write_text(text, encoding="utf-8", newline="\n")
+    (folder / CARD).write_text(model_card(facts), encoding="utf-8", newline="\n")
 
 
 def _card_facts(work: _Work) -> CardFacts:

@@ -79,6 +79,7 @@ class Job:
             "revision": self.base.revision,
             "base_path": self.base.path,
             "base_digest": self.base.digest,
+            "tokenizer": self.tokenizer.fingerprint,
             "precision": self.precision,
             "machine": asdict(self.machine),
         }
@@ -142,6 +143,11 @@ def settle(state: RunState, emit: Emit) -> Job:
     base = _find_base(state, config, GPU_MODEL if machine.gpu else CPU_MODEL, emit)
     shape = read_shape(base)
     tokenizer = load_tokenizer(Path(base.path), add_fim=config.fim_tokens == "add")
+    if state.facts.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
+        raise ModelError(
+            f"The tokenizer of the model at {base.path} is not the one that this run was started "
+            "with: put that one back, or start a new run."
+        )
     if config.fim_tokens == "add" and not tokenizer.added_ids:
         emit(
             Notice(
@@ -201,6 +207,13 @@ def _find_base(state: RunState, config: FineTuningConfig, default: str, emit: Em
     from repotune.model import resolve_model
 
     facts = state.facts
+    if "base_path" in facts and facts["revision"] is None and facts["model"] != CPU_MODEL:
+        path = Path(facts["base_path"])
+        if not path.exists():
+            raise ModelError(
+                f"The base model of this run is gone from {path}: move it back there, or put a "
+                "link there to where it is now."
+            )
     base = resolve_model(
         facts.get("model") or config.model or default,
         revision=facts.get("revision") or config.revision,

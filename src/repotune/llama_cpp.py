@@ -116,11 +116,12 @@ def _quantiser() -> Any:
     """llama.cpp's function, or None if it cannot be had."""
     if find_spec(PACKAGE) is None:
         return None
-    from xllamacpp import xllamacpp
-
     try:
+        from xllamacpp import xllamacpp
+
         function = ctypes.CDLL(xllamacpp.__file__)[QUANTISE]
-    except (OSError, AttributeError):  # a library that exports nothing but Python's entry
+    except (ImportError, OSError, AttributeError):
+        # One that this system cannot load, or that exports nothing but Python's entry.
         return None
     size, pointer = ctypes.c_int64, ctypes.c_void_p
     function.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]

@@ -194,21 +194,25 @@ def _changed(old: FineTuningConfig, changes: dict[str, int]) -> FineTuningConfig
 
 
 def evaluate(
-    run: str | Path, *, eval_max_tokens: int | None = None, tasks: bool = True,
-    emit: Emit = ignore,
+    run: str | Path, *, step: int | None = None, eval_max_tokens: int | None = None,
+    tasks: bool = True, emit: Emit = ignore,
 ) -> Evaluation:  # fmt: skip
-    """Compare base and tuned on a finished run's held-out files, and write ``evaluation.json``.
+    """Compare base and tuned on a run's held-out files, and write ``evaluation.json``.
 
-    ``eval_max_tokens`` goes before the run's own setting. ``tasks``: also let both solve HumanEval,
-    whose solutions run in a sandbox. Raises RunError if the run has no adapter yet, or held nothing
-    out.
+    ``step`` says that the kept checkpoint of that step is the tuned one; then nothing is written,
+    since that file and the report are about the adapter. ``eval_max_tokens`` goes before the run's
+    own setting. ``tasks``: also let both solve HumanEval, whose solutions run in a sandbox. Raises
+    RunError if the run has no such adapter, held nothing out, or its corpus is damaged.
     """
     from repotune.stages import compare, open_tuned
 
     folder = find_run(run, Path.cwd())
     with folder.locked():
-        job, decoder = open_tuned(folder, emit)
-        return compare(folder, job, decoder, eval_max_tokens, tasks=tasks, emit=emit)
+        folder.refuse_damaged(folder.corpus, otherwise="start a new run")
+        job, decoder = open_tuned(folder, emit, step)
+        return compare(
+            folder, job, decoder, eval_max_tokens, tasks=tasks, keep=step is None, emit=emit
+        )
 
 
 def complete(
@@ -301,7 +305,9 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
         if job.config.evaluate:
             decoder.release()  # what the training keeps from row to row, the evaluation can use
             began = time.perf_counter()
-            evaluation = stages.compare(folder, job, decoder, None, tasks=False, emit=emit)
+            evaluation = stages.compare(
+                folder, job, decoder, None, tasks=False, keep=True, emit=emit
+            )
             _took(folder, "evaluation", since=began, again=False)
     folder.update(status="interrupted" if trained.interrupted else "finished")
     return RunResult(

@@ -44,14 +44,16 @@ def _findings(folder: RunFolder, emit: Emit) -> Iterator[RunFinding]:
         yield RunFinding(what="run.json", ok=False, detail=str(error))
         yield from _of_checkpoints(folder)
         return
-    yield RunFinding(what="run.json", ok=True, detail=f"whole; the run is {state.status}")
+    status = "stopped" if state.status == "running" else state.status  # no process holds its lock
+    yield RunFinding(what="run.json", ok=True, detail=f"whole; the run is {status}")
     yield from _of_files(folder)
     yield from _of_checkpoints(folder)
     if folder.adapter.exists():
         yield from _of_the_adapter(folder, state, emit)
     else:
-        detail = "there is none" if state.status == "finished" else "none yet, as the run goes on"
-        yield RunFinding(what="adapter", ok=state.status != "finished", detail=detail)
+        is_due = state.status == "finished"
+        detail = "there is none" if is_due else "none yet, since the run is not finished"
+        yield RunFinding(what="adapter", ok=not is_due, detail=detail)
 
 
 def _of_files(folder: RunFolder) -> Iterator[RunFinding]:
@@ -102,8 +104,11 @@ def _of_the_adapter(folder: RunFolder, state: RunState, emit: Emit) -> Iterator[
             yield RunFinding(what=what, ok=True, detail="none was recorded to compare with")
             return
         now = sample_loss(decoder, sample, should_stop=lambda: False)
-    except RepotuneError as error:
+    except RunError as error:
         yield RunFinding(what=what, ok=False, detail=str(error))
+        return
+    except RepotuneError as error:  # another adapter would not help
+        yield RunFinding(what="base model", ok=False, detail=str(error))
         return
     assert now is not None
     before = state.facts.get("machine", {})

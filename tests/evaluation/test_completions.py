@@ -173,6 +173,11 @@ def test_a_place_that_is_not_there_is_refused_with_numbers(line, column, said, d
         complete(decoder, tokenizer, line, column)
 
 
+def test_an_answer_leaves_half_of_the_room_to_the_prompt(decoder, tokenizer):
+    with pytest.raises(UsageError, match=r"--max-new-tokens 33 .* of the 64 tokens .* most 32"):
+        complete(decoder, tokenizer, 2, limit=33)
+
+
 def test_the_end_of_the_file_is_a_place(decoder, tokenizer):
     one = complete(decoder, tokenizer, 5)
     assert one.truth == ""

@@ -1,6 +1,7 @@
 """Canaries against controls: the rank test against SciPy's, exposure, secrets written out."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from repotune.evaluation.memorisation import (
 )
 from repotune.evaluation.saved import read_evaluation, write_evaluation
 from repotune.events import ignore
-from repotune.records import Canary, Evaluation, Interval
+from repotune.records import Canary, Evaluation, Interval, Memorisation
 
 from .tiny import Bigrams, chain, make_tokenizer, open_decoder, random_model
 
@@ -49,10 +50,16 @@ def test_exposure_is_the_rank_among_the_controls_in_bits():
     assert exposure(np.array([0.5]), controls) == 2.0  # first of four
     assert exposure(np.array([3.5]), controls) == 0.0
     assert exposure(np.array([0.5, 1.5]), controls) == 1.5
-    # By chance: log2(e), but for the finite number of controls.
+
+
+@pytest.mark.parametrize("controls", [1, 6, 30, 300])
+def test_exposure_by_chance_is_that_of_lines_nobody_learned(controls):
     rng = np.random.default_rng(0)
-    chance = exposure(rng.normal(size=4000), rng.normal(size=4000))
-    assert chance == pytest.approx(math.log2(math.e), abs=0.1)
+    draws = [exposure(rng.normal(size=8), rng.normal(size=controls)) for _ in range(4000)]
+    found = Memorisation(controls=controls, figures=(), p_value=1.0, memorised=False)
+    assert found.exposure_by_chance == pytest.approx(np.mean(draws), abs=0.03)
+    many = replace(found, controls=20_000).exposure_by_chance
+    assert many == pytest.approx(math.log2(math.e), abs=1e-3)
 
 
 def test_figures_are_by_repeats_and_rule_on_all():
@@ -73,6 +80,24 @@ def test_figures_are_by_repeats_and_rule_on_all():
     found = figures(repeats, losses, written)
     assert found.memorised
     assert [one.extracted for one in found.figures] == [0, 1, 0]
+
+
+def test_what_stands_often_is_seen_beside_what_stands_once():
+    """As on the starter after 110 steps: known is what stood 16 times, with p = 1/1820."""
+    repeats = np.array([1, 4, 16] * 4 + [0] * 12)
+    losses = np.random.default_rng(3).random(24)
+    losses[repeats == 16] -= 1.0
+    found = figures(repeats, losses, np.zeros(24, bool))
+    assert found.figures[2].p_value == pytest.approx(1 / 1820)
+    assert found.p_value == 4 * found.figures[2].p_value
+    assert found.memorised
+
+
+def test_nothing_learned_is_seldom_taken_for_memorised():
+    rng = np.random.default_rng(2)
+    repeats, written = np.array([1, 4, 16] * 10 + [0] * 30), np.zeros(60, bool)
+    alarms = [figures(repeats, rng.normal(size=60), written).memorised for _ in range(2000)]
+    assert np.mean(alarms) < 0.015  # 0.01 is meant
 
 
 EVALUATION = Evaluation(

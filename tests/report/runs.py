@@ -131,6 +131,7 @@ STATE = RunState(
         },
         "took": {"start": 90.0, "evaluation": 120.0},
         "outcome": {"measured_peak_bytes": 5 * 2**29, "measured_tokens_per_second": 100.0},
+        "resumed": [5, 9],
         "healed": [
             {"stage": "rehearsal", "step": 1, "remedy": "less is kept"},
             {"stage": "training", "step": 7, "remedy": "fewer rows a pass"},

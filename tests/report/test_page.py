@@ -97,7 +97,8 @@ def test_the_verdict_comes_first_and_every_figure_is_there():
         "5 lost, 3 won, p = 0.727",
         "Not everything was measured:HumanEval's infilling was left out.",
         "10.0% → 30.0%", "14 of 20 files kept", "Secrets replaced by placeholders: 3",
-        "2.00 (1.00 – 3.00)", "Step 7, memory ran out", "In the rehearsal, memory ran out",
+        "2.00 (1.00 – 3.00)", "resumed from the checkpoint of step 9", "Step 7, memory ran out",
+        "In the rehearsal, memory ran out",
         "The weights of step 20 were exported", "cd" * 32, "ab" * 32, "--config config.toml",
     ):  # fmt: skip
         assert said in words, said
@@ -165,6 +166,7 @@ def test_korean_says_the_same_in_korean():
         "잊은 것",
         "잃음 5, 얻음 3",
         "자리표시자로 바꾼 비밀값: 3개",
+        "9스텝 체크포인트에서 이어서",
     ):
         assert said in words
 

@@ -119,8 +119,9 @@ def test_digests_are_noted_and_checked_and_name_the_file(tmp_path: Path) -> None
     with pytest.raises(RunError, match=r"a\.bin was edited or damaged.*move .*tokens away"):
         run.check_digests(run.corpus, run.tokens)
     (run.tokens / "a.bin").unlink()
-    with pytest.raises(RunError, match=r"a\.bin cannot be read"):
-        run.check_digests(run.tokens)
+    with pytest.raises(RunError, match=r"a\.bin is missing: put the original back, or sing\."):
+        run.refuse_damaged(run.tokens, otherwise="sing")
+    run.refuse_damaged(run.corpus, otherwise="sing")
     (run.tokens / "b.bin").write_bytes(b"made again")
     run.record_digests(run.tokens)
     assert set(run.digests()) == {"corpus/a.bin", "tokens/b.bin"}

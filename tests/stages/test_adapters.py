@@ -50,8 +50,34 @@ def test_what_is_not_there_or_damaged_is_one_sentence(trained):
         adapter_folder(trained.folder, trained.job, 3),
     ):
         pass
+    nothing_yet = RunFolder(trained.folder.path / "nowhere")
+    with pytest.raises(RunError, match="has no adapter yet: finish it"):
+        nothing_yet.refuse_no_adapter(3)
+    nothing_yet.adapter.mkdir(parents=True)
     with pytest.raises(RunError, match="no checkpoint of step 3, nor of another"):
-        RunFolder(trained.folder.path / "nowhere").refuse_no_adapter(3)
+        nothing_yet.refuse_no_adapter(3)
+    nothing_yet.adapter.rmdir()
+    (nothing_yet.checkpoints / "step-000008").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"or take a checkpoint \(that of step 8\) with --step"):
+        nothing_yet.refuse_no_adapter(None)
+
+
+def test_one_other_bit_in_the_adapter_is_refused(trained):
+    """PEFT would load it."""
+    path = trained.folder.adapter / NAME
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        with (
+            pytest.raises(RunError, match=r"edited or damaged.* --resume .*` write it again\."),
+            adapter_folder(trained.folder, trained.job, None),
+        ):
+            pass
+    finally:
+        path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_refused(trained):
     path = trained.folder.checkpoints / "step-000002" / "lora.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-1])

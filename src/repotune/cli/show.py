@@ -196,9 +196,10 @@ def memorisation_lines(found: Memorisation) -> list[str]:
         f"Memorised  {'yes' if found.memorised else 'not seen'}: canaries against "
         f"{found.controls} controls, p = {found.p_value:.2g}"
     ]
+    chance = f"chance {found.exposure_by_chance:.1f}"
     return lines + [
         f"           put in {one.repeats}×: {one.canaries} canaries, exposure {one.exposure:.1f} "
-        f"bits (chance 1.4), p = {one.p_value:.2g}, {one.extracted} written out"
+        f"bits ({chance}), p = {one.p_value:.2g}, {one.extracted} written out"
         for one in found.figures
     ]
 
@@ -218,7 +219,7 @@ def group_text(one: GroupFigures) -> str:
         span = f"difference {interval.low:+.4f} to {interval.high:+.4f}"
     return (
         f"{one.name}: {one.base_bits_per_byte:.4f} -> {one.tuned_bits_per_byte:.4f}, {span}, "
-        f"{one.files} files"
+        f"{one.files} file{'s' * (one.files != 1)}"
     )
 
 

@@ -165,9 +165,14 @@ def complete_at(
     tuned model was taught to does not. ``suffix`` is seen in its place if it is given; then nobody
     knows the truth.
 
-    Raises UsageError if there is no such place, nothing before it to go on from, or a suffix for a
-    model that cannot fill in the middle.
+    Raises UsageError if there is no such place, nothing before it to go on from, a suffix for a
+    model that cannot fill in the middle, or less than half of ``max_seq_length`` for the prompt.
     """
+    if max_new_tokens > max_seq_length // 2:
+        raise UsageError(
+            f"--max-new-tokens {max_new_tokens:,} leaves too little for the prompt of the "
+            f"{max_seq_length:,} tokens that both have: ask for at most {max_seq_length // 2:,}."
+        )
     cursor = _offset(text, path, line, column)
     prefix, rest = text[:cursor], text[cursor:]
     of_line = rest.partition("\n")[0]
@@ -233,7 +238,8 @@ def _offset(text: str, path: str, line: int, column: int | None) -> int:
     if line > len(lines):
         count = len(lines) - (lines[-1] == "")  # the end of the last line begins no further one
         raise UsageError(
-            f"{path} has {count} lines, and line {line} was asked for: choose one that is there."
+            f"{path} has {count} line{'s' * (count != 1)}, and line {line} was asked for: choose "
+            "one that is there."
         )
     start = sum(len(one) + 1 for one in lines[: line - 1])
     width = len(lines[line - 1])

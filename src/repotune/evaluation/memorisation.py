@@ -61,7 +61,11 @@ def with_memorisation(
 def figures(
     repeats: IntArray, losses: FloatArray, extracted: npt.NDArray[np.bool_]
 ) -> Memorisation:
-    """From each line's repeats (0: a control), loss in nats and whether it was written out, [n]."""
+    """From each line's repeats (0: a control), loss in nats and whether it was written out, [n].
+
+    What stands once is hardly ever learned and hides among all canaries what stands often, so each
+    number of repeats is asked too, and the p-value is corrected for so many tests (Bonferroni).
+    """
     controls = losses[repeats == 0]
     by_repeats = [
         CanaryFigures(
@@ -73,7 +77,8 @@ def figures(
         )
         for count in np.unique(repeats[repeats > 0])
     ]
-    p_value = lower_p_value(losses[repeats > 0], controls)
+    tests = [lower_p_value(losses[repeats > 0], controls), *(one.p_value for one in by_repeats)]
+    p_value = min(1.0, len(tests) * min(tests))
     return Memorisation(
         controls=len(controls),
         figures=tuple(by_repeats),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -131,7 +132,7 @@ class CanaryFigures:
     canaries: int
     exposure: float
     """Mean, in bits (Carlini et al. 2019, arXiv 1802.08232): log2 of the number of candidates over
-    the canary's rank among itself and the controls. About 1.4 is chance."""
+    the canary's rank among itself and the controls."""
     p_value: float
     """Of the rank test against the controls: how likely so low losses are by chance."""
     extracted: int
@@ -146,6 +147,14 @@ class Memorisation:
     figures: tuple[CanaryFigures, ...]
     """By repeats, ascending."""
     p_value: float
-    """Of all canaries together."""
+    """Of all canaries together and of those that were put in equally often: the lowest, times the
+    number of tests."""
     memorised: bool
     """Whether a secret is written out, or the losses are too low for chance."""
+
+    @property
+    def exposure_by_chance(self) -> float:
+        """What a line that was never learned has on average, whose rank is drawn from all there
+        are, in bits: log2(e) for many controls, less for few."""
+        ranks = range(1, self.controls + 2)
+        return math.log2(len(ranks)) - sum(map(math.log2, ranks)) / len(ranks)

@@ -226,6 +226,7 @@ def _events(run: Contents, lang: Lang) -> Iterator[str]:
     for one in run.state.facts.get("healed", []):
         if one.get("stage") == "rehearsal":
             yield say("healed_before", lang, remedy=one["remedy"])
+    yield from (say("resumed", lang, step=step) for step in run.state.facts.get("resumed", []))
     yield from (say("healed", lang, step=step, remedy=remedy) for step, remedy in metrics.healed)
     if metrics.overflows:
         yield say("overflows", lang, count=metrics.overflows)

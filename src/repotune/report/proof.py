@@ -214,7 +214,9 @@ def _memorisation(found: Memorisation, lang: Lang) -> Iterator[str]:
     yield f"<h3>{text(say('memorisation', lang))}</h3>"
     seen = "memorised" if found.memorised else "not_memorised"
     yield paragraph(say(seen, lang, controls=found.controls, p=f"{found.p_value:.2g}"))
-    head = tuple(say(f"canary_{name}", lang) for name in ("repeats", "count", "bits", "p", "out"))
+    chance = f"{found.exposure_by_chance:.1f}"
+    names = ("repeats", "count", "bits", "p", "out")
+    head = tuple(say(f"canary_{name}", lang, chance=chance) for name in names)
     rows = [
         (
             f"{one.repeats}×", str(one.canaries), f"{one.exposure:.1f}", f"{one.p_value:.2g}",

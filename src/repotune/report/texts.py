@@ -58,7 +58,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "canary_repeats": ("Put in", "넣은 횟수"),
     "canary_count": ("Lines", "줄 수"),
-    "canary_bits": ("Exposure, bits (chance: 1.4)", "노출도, 비트 (우연이면 1.4)"),
+    "canary_bits": ("Exposure, bits (chance: {chance})", "노출도, 비트 (우연이면 {chance})"),
     "canary_p": ("p", "p"),
     "canary_out": ("Written out", "그대로 써냄"),
     "none_seen": ("no difference in any file", "모든 파일에서 차이 없음"),
@@ -254,6 +254,10 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "overflows": (
         "{count} steps overflowed fp16 and changed no weight; the loss scale was lowered.",
         "{count}스텝에서 fp16이 넘쳐 가중치를 바꾸지 않았고, 손실 배율을 낮췄습니다.",
+    ),
+    "resumed": (
+        "It was stopped, and resumed from the checkpoint of step {step}.",
+        "멈췄다가 {step}스텝 체크포인트에서 이어서 했습니다.",
     ),
     "healed": ("Step {step}, memory ran out: {remedy}", "{step}스텝에서 메모리 부족: {remedy}"),
     "healed_before": (

@@ -103,26 +103,37 @@ class RunFolder:
         """
         known = self.digests()
         for folder in folders:
-            noted = {n: d for n, d in known.items() if n.startswith(f"{folder.name}/")}
-            if not noted:
+            if any(name.startswith(f"{folder.name}/") for name in known):
+                again = f"move {folder} away, and --resume makes it again"
+                self.refuse_damaged(folder, otherwise=again)
+            else:
                 self.record_digests(folder)
-            for name, digest in noted.items():
-                if sha256_of(self.path / name) != digest:
-                    raise RunError(
-                        f"{self.path / name} was edited or damaged, because it does not fit its "
-                        f"SHA-256 in run.json: put the original back, or move {folder} away, and "
-                        "--resume makes it again."
-                    )
+
+    def refuse_damaged(self, folder: Path, otherwise: str) -> None:
+        """Raise RunError if a file in ``folder`` is known to be other than it was; writes nothing.
+
+        A folder whose digests were not noted is taken as it is. ``otherwise`` is what can be done
+        without the original.
+        """
+        for name, digest in self.digests().items():
+            path = self.path / name
+            if not name.startswith(f"{folder.name}/"):
+                continue
+            if not path.exists():
+                wrong = "is missing"
+            elif sha256_of(path) != digest:
+                wrong = "was edited or damaged, because it does not fit its SHA-256 in run.json"
+            else:
+                continue
+            raise RunError(f"{path} {wrong}: put the original back, or {otherwise}.")
 
     def is_whole(self, folder: Path) -> bool:
         """Whether ``folder`` is there, and nothing in it is known to be other than it was."""
-        noted = {n: d for n, d in self.digests().items() if n.startswith(f"{folder.name}/")}
         try:
-            return folder.is_dir() and all(
-                sha256_of(self.path / name) == digest for name, digest in noted.items()
-            )
-        except RunError:  # a file is gone
+            self.refuse_damaged(folder, otherwise="")
+        except RunError:
             return False
+        return folder.is_dir()
 
     def digests(self) -> dict[str, str]:
         """SHA-256 by ``folder/file``, of all that was complete once."""
@@ -138,11 +149,13 @@ class RunFolder:
         """Raise RunError if there is neither an adapter nor, where ``step`` is given, the
         checkpoint of that step; ``otherwise`` is what else can be done."""
         steps = self.kept_steps()
-        kept = f"those of steps {', '.join(map(str, steps))}"
-        if step is not None and step not in steps:
+        of_steps = "that of step" if len(steps) == 1 else "those of steps"
+        kept = f"{of_steps} {', '.join(map(str, steps))}"
+        has_adapter = self.adapter.exists()
+        if step is not None and step not in steps and (steps or has_adapter):
             others = f"but {kept}" if steps else "nor of another: leave --step out"
             raise RunError(f"{self.path} keeps no checkpoint of step {step}, {others}.")
-        if step is None and not self.adapter.exists():
+        if not has_adapter and step not in steps:
             or_step = f", or take a checkpoint ({kept}) with --step" if steps else ""
             raise RunError(
                 f"{self.path} has no adapter yet: finish it with `repotune tune --resume "

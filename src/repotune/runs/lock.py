@@ -29,7 +29,10 @@ def lock(file: Path, *, holder: Callable[[], str]) -> Iterator[None]:
             f"{file.parent} is in use by {holder()}: wait until that is done, or stop it."
         ) from None
     except OSError as error:
-        raise RunError(f"{file.parent} cannot be locked: {error.strerror}.") from None
+        raise RunError(
+            f"{file.parent} cannot be locked ({error.strerror}): make the folder writable, or "
+            "work on a copy of it."
+        ) from None
     try:
         yield
     finally:

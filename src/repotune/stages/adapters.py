@@ -20,10 +20,13 @@ def adapter_folder(run: RunFolder, job: Job, step: int | None) -> Iterator[Path]
     """The run's adapter in PEFT's format; with ``step`` that checkpoint's, in a folder that goes
     when the ``with`` block is left.
 
-    Raises RunError if there is none, CheckpointError if the checkpoint is damaged.
+    Raises RunError if there is none or it is not what the run exported, CheckpointError if the
+    checkpoint is damaged.
     """
     run.refuse_no_adapter(step)
     if step is None:
+        again = f"let `repotune tune --resume {run.path}` write it again"
+        run.refuse_damaged(run.adapter, otherwise=again)
         yield run.adapter
         return
     # Without storage: names, shapes and types are all that is compared.

@@ -43,9 +43,10 @@ def open_tuned(folder: RunFolder, emit: Emit, step: int | None = None) -> tuple[
 
 def compare(
     folder: RunFolder, job: Job, decoder: Decoder, max_tokens: int | None, *, tasks: bool,
-    emit: Emit,
+    keep: bool, emit: Emit,
 ) -> Evaluation:  # fmt: skip
-    """Score the held-out files and what was forgotten, base against tuned, and write what came out.
+    """Score the held-out files and what was forgotten, base against tuned; ``keep``: and write what
+    came out into the run.
 
     ``tasks``: with HumanEval. ``max_tokens`` goes before the run's own setting. Raises RunError if
     nothing was held out.
@@ -91,7 +92,8 @@ def compare(
             evaluation, decoder, job.tokenizer, canaries,
             max_seq_length=job.config.max_seq_length, emit=emit,
         )  # fmt: skip
-    write_evaluation(folder.evaluation, evaluation)
-    base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
-    folder.update(facts={"heldout_bits_per_byte": {"base": base, "tuned": tuned}})
+    if keep:
+        write_evaluation(folder.evaluation, evaluation)
+        base, tuned = evaluation.base_bits_per_byte, evaluation.tuned_bits_per_byte
+        folder.update(facts={"heldout_bits_per_byte": {"base": base, "tuned": tuned}})
     return evaluation

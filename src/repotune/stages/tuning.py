@@ -47,6 +47,8 @@ def train_on(
     resume_from = None
     if checkpoint is not None:
         resume_from = load(checkpoint, like=decoder.lora_state(), fingerprint=fingerprint)
+        resumed = folder.state().facts.get("resumed", [])
+        folder.update(facts={"resumed": [*resumed, resume_from.step]})
     elif any(folder.checkpoints.glob("step-*")):
         emit(Notice(message="No checkpoint is whole, so the training begins anew, at step 0."))
     with stop_on_signals() as should_stop:
