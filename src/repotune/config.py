@@ -118,7 +118,9 @@ class FineTuningConfig(BaseModel):
         lt=1,
         description="Share of the steps in which the learning rate rises to its peak.",
     )
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="AdamW's weight decay.")
+    weight_decay: float = Field(
+        default=0.0, ge=0, le=1, description="AdamW's weight decay; rows of new tokens have none."
+    )
     max_grad_norm: float = Field(
         default=1.0, gt=0, description="Longer gradients are scaled down to this L2 norm."
     )
