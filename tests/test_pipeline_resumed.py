@@ -188,7 +188,7 @@ def test_a_run_that_no_longer_fits_goes_on_with_checkpointing_and_nothing_change
     job = settle(open_run(folder).state(), print)
     least = int(needed_bytes(job.setup) / USABLE[job.device]) + 2**16
     machine = replace(job.machine, ram_free_bytes=least, gpu_free_bytes=least)
-    monkeypatch.setattr("repotune.machine.probe", lambda: machine)
+    monkeypatch.setattr("repotune.machine.probe", lambda **options: machine)
     with pytest.raises(DoesNotFit, match="Set gradient_checkpointing to true, as --resume"):
         resume(folder)
     assert main(["tune", "--resume", str(folder), "--gradient-checkpointing"]) == 0

@@ -109,7 +109,7 @@ def export(
     found = find_run(run, Path.cwd())
     found.refuse_no_adapter(step)
     with found.locked():
-        job = settle(found.state(), without_notices(emit))
+        job = settle(found.state(), without_notices(emit), uses_gpu=False)
         with adapter_folder(found, job, step) as adapter:
             work = _prepare(found, job, adapter, step, to, quantisation, target, emit)
             fresh.refuse_no_room(target, _disk_bytes(work) + TEXTS_BYTES)

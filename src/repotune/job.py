@@ -116,9 +116,10 @@ class Job:
         return "cuda" if self.machine.gpu else "cpu"
 
 
-def settle(state: RunState, emit: Emit) -> Job:
+def settle(state: RunState, emit: Emit, *, uses_gpu: bool = True) -> Job:
     """Decide what the configuration leaves open, or find again what was decided before.
 
+    Not ``uses_gpu``: the work is the processor's, so a GPU that is busy or broken is no matter.
     Raises TrainingError or DoesNotFit for a GPU that cannot be used, ModelError and UsageError for
     what was asked for.
     """
@@ -127,8 +128,9 @@ def settle(state: RunState, emit: Emit) -> Job:
     from repotune.tokens import load_tokenizer
 
     config = FineTuningConfig(**state.config)
-    check_gpu()
-    machine = probe()
+    if uses_gpu:
+        check_gpu()
+    machine = probe(uses_gpu=uses_gpu)
     precision = precision_here(state.facts.get("precision", config.precision), machine)
     if config.use_4bit and not machine.gpu:
         emit(Notice(message=f"use_4bit needs a GPU, and there is none: using {precision}."))
