@@ -10,6 +10,7 @@ from repotune.model import Decoder
 from repotune.planning import memory
 from repotune.planning.memory import memory_parts, shared_bytes, slack_bytes
 from repotune.planning.policy import LEVELS
+from repotune.planning.setup import linear_parameters, lora_parameters, stacks
 from repotune.training.optimizer import AdamW
 
 from .setups import LORA, SHAPE, RandomWeights, policy, setup
@@ -56,15 +57,15 @@ def test_documents_of_several_lengths_and_grouped_queries_take_flash_attention()
 def test_moments_on_the_host_leave_the_device():
     one, here = setup(2048), policy("input", offloaded=32)
     away = replace(here, optimizer_offloaded=True)
-    moments = 8 * memory.lora_parameters(SHAPE, LORA)
+    moments = 8 * lora_parameters(SHAPE, LORA)
     assert peak(one, here) - peak(one, away) == moments
     assert memory.offloaded_bytes(one, away) - memory.offloaded_bytes(one, here) == moments
     assert memory.moments_bytes(setup(2048, device="cpu")) == 0
 
 
 def test_few_ranks_are_padded_to_what_matmuls_read_well():
-    assert [ranks for *_, ranks in memory.stacks(SHAPE, replace(LORA, r=4))] == [16, 8, 8, 8]
-    assert [ranks for *_, ranks in memory.stacks(SHAPE, LORA)] == [48, 16, 32, 16]
+    assert [ranks for *_, ranks in stacks(SHAPE, replace(LORA, r=4))] == [16, 8, 8, 8]
+    assert [ranks for *_, ranks in stacks(SHAPE, LORA)] == [48, 16, 32, 16]
 
 
 def test_the_parts_are_all_that_the_choice_of_policy_counts():
@@ -92,7 +93,7 @@ def test_what_is_offloaded_leaves_the_device_but_for_two_layers_of_buffers():
 
 
 def test_the_weights_take_what_their_format_takes():
-    parameters = memory.linear_parameters(SHAPE)
+    parameters = linear_parameters(SHAPE)
     assert parameters == 6_476_005_376
     assert memory.weight_bytes(setup(1)) / parameters == pytest.approx(0.5159, abs=1e-4)
     # Dense stacks are padded for the ranks: a little over 2 %.
@@ -125,7 +126,7 @@ def test_tied_embeddings_and_unused_adapters_are_not_counted():
     whole = memory.embedding_bytes(setup(1))
     assert memory.embedding_bytes(setup(1, shape=tied)) * 2 == whole
     q_only = replace(LORA, target_modules=("q_proj",))
-    assert memory.lora_parameters(SHAPE, q_only) == 32 * 16 * (4096 + 4096)
+    assert lora_parameters(SHAPE, q_only) == 32 * 16 * (4096 + 4096)
     assert memory.adapter_bytes(setup(1, lora=q_only)) < memory.adapter_bytes(setup(1)) / 4
 
 

@@ -1,8 +1,8 @@
 """Will it fit, how long, what it costs; which layers keep their activations.
 
-``memory`` and ``speed`` are the two models, term by term; ``rates`` and ``target`` say what a
-device can do, ``policy`` and ``fit`` what suits it, ``plan`` puts it together with ``cost``;
-``offers`` are the same job on rented GPUs, ``smaller`` what to take where nothing fits.
+``memory`` and ``speed`` are the two models, term by term, of a ``setup``; ``rates`` and ``target``
+say what a device can do, ``policy`` and ``fit`` what suits it, ``plan`` puts it together with
+``cost``; ``offers`` are the same job on rented GPUs, ``smaller`` what to take where nothing fits.
 ``plain_stack`` is the memory of what people run today. No torch here: a plan needs
 ``records.Shape``, never the model.
 """
@@ -10,13 +10,9 @@ device can do, ``policy`` and ``fit`` what suits it, ``plan`` puts it together w
 from repotune.planning.duration import duration, span
 from repotune.planning.fit import fastest, fit
 from repotune.planning.memory import (
-    Setup,
     expanded_bytes,
-    lora_parameters,
     memory_parts,
     moments_bytes,
-    packed_documents,
-    parameters,
     resident_bytes,
     saved_layer_bytes,
     weight_bytes,
@@ -35,6 +31,7 @@ from repotune.planning.plan import (
     with_preset,
 )
 from repotune.planning.policy import choose_policy
+from repotune.planning.setup import Setup, lora_parameters, packed_documents, parameters
 from repotune.planning.smaller import smaller_model
 from repotune.planning.target import FUSED_SINCE, Target, gpu_context, gpu_target, machine_target
 

@@ -20,17 +20,16 @@ from repotune.planning.fit import (
     passes_per_step,
     step_of,
 )
-from repotune.planning.memory import (
+from repotune.planning.memory import offloaded_bytes, weight_bytes
+from repotune.planning.plain_stack import PlainRun, plain_stack_peak
+from repotune.planning.policy import GIB, USABLE, needed_bytes
+from repotune.planning.setup import (
     Setup,
     embedding_parameters,
     linear_parameters,
     lora_parameters,
-    offloaded_bytes,
     packed_documents,
-    weight_bytes,
 )
-from repotune.planning.plain_stack import PlainRun, plain_stack_peak
-from repotune.planning.policy import GIB, USABLE, needed_bytes
 from repotune.planning.speed import FORWARD_SHARE, Step
 from repotune.planning.target import Target
 from repotune.records import (

@@ -13,15 +13,11 @@ from repotune.planning.memory import (
     MASTER_BYTES,
     NF4_BYTES,
     PLAIN_PIECE,
-    Setup,
-    linear_parameters,
-    lora_parameters,
     saved_layer_bytes,
-    stacks,
     uses_flash,
-    widths,
 )
 from repotune.planning.rates import Rates
+from repotune.planning.setup import Setup, linear_parameters, lora_parameters, stacks, widths
 from repotune.records import Policy, Saving
 
 BACKWARD_ATTENTION: Final = 2.5
