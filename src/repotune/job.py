@@ -108,6 +108,7 @@ class Job:
             documents=packed_documents(tokens, rows),
             longest=self.config.max_seq_length,
             plain=not (self.machine.has_fused_kernels and self.precision != "fp32"),
+            deterministic=self.config.deterministic,
         )
 
     @property

@@ -54,6 +54,26 @@ def test_documents_of_several_lengths_and_grouped_queries_take_flash_attention()
     assert not memory.uses_flash(plain)
 
 
+def test_deterministic_attention_is_flash_attention_whose_sums_are_in_parts():
+    whole = replace(setup(8192), longest=2048)
+    exact = replace(whole, deterministic=True)
+    assert memory.uses_flash(exact)
+    # Four documents of 32 heads: two parts keep up to 192 multiprocessors busy, each with its dq.
+    parts = 2 * (8192 + 4 * 128) * 4 * 4096
+    copies = 8192 * 2 * 2 * 4096
+    extra = memory.attention_bytes(exact) - memory.attention_bytes(whole)
+    assert extra == copies + parts - 8192 * 4 * 4096
+    one_row = replace(setup(2048), longest=2048, deterministic=True)
+    extra = memory.attention_bytes(one_row) - memory.attention_bytes(setup(2048))
+    assert extra == 2048 * 2 * 2 * 4096 + (6 * (2048 + 128) - 2048) * 4 * 4096
+    # Bounds of 15 documents are padded to 16, and then one part is enough, as for 64 documents.
+    packed = replace(setup(65_536), longest=65_536, documents=15, deterministic=True)
+    usual = replace(packed, deterministic=False)
+    many = memory.attention_bytes(replace(packed, documents=63, longest=1024))
+    assert many == memory.attention_bytes(replace(usual, documents=64, longest=1024))
+    assert memory.attention_bytes(packed) > memory.attention_bytes(usual)
+
+
 def test_moments_on_the_host_leave_the_device():
     one, here = setup(2048), policy("input", offloaded=32)
     away = replace(here, optimizer_offloaded=True)

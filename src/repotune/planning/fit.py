@@ -75,6 +75,7 @@ def setup_of(shape: Shape, config: FineTuningConfig, target: Target) -> Setup:
         documents=packed_documents(tokens, rows),
         longest=config.max_seq_length,
         plain=on_gpu and not (target.fused and in_16_bits),
+        deterministic=config.deterministic,
     )
 
 

@@ -7,6 +7,7 @@ precision. ``MEASURED`` names the runs that the terms were checked against.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Final
 
 from repotune.planning.setup import (
@@ -39,6 +40,11 @@ UNMERGED: Final = 1.8
 """Tensors of the queries' size in holes that the allocator holds: fitted, see ``benchmarks``."""
 FLASH_ROWS: Final = 128
 """To whose multiples flash attention's backward rounds the rows of each document, in fp32."""
+LEAST_BOUNDS: Final = 16
+"""Of ``model.backprop``: bounds of documents are padded to at least so many, to a power of two."""
+MOST_SMS: Final = 192
+"""No GPU of the table has more multiprocessors, by which flash attention cuts its sums into parts
+where it is deterministic (``mha_varlen_bwd`` of PyTorch's ``flash_api.cpp``)."""
 PLAIN_LOGITS: Final = 2**23
 """Of ``kernels.cross_entropy``: logits of a chunk, in the compute precision and in fp32."""
 PLAIN_PIECE: Final = 64 * 2**16
@@ -185,25 +191,42 @@ def uses_flash(setup: Setup) -> bool:
     """Whether cuDNN's attention cannot be used, as ``kernels.triton`` decides for usual heads."""
     _, q, k, _ = widths(setup.shape)
     windowed = setup.shape.sliding_window is not None
-    return setup.documents is not None or k < q or windowed
+    return setup.deterministic or setup.documents is not None or k < q or windowed
 
 
 def attention_bytes(setup: Setup) -> int:
     """What attention's backward allocates: dq, dk and dv, dq in fp32, and small statistics.
 
-    Flash attention (documents of several lengths, grouped queries, a window) copies its output and
-    the gradient, gives each query head its own dk and dv, and pads each document in fp32. Without
-    fused operations this is the peak of all that plain ones allocate, see ``plain_bytes``.
+    Flash attention (documents of several lengths, grouped queries, a window, deterministic) copies
+    its output and the gradient, gives each query head its own dk and dv, and pads each document in
+    fp32. Without fused operations this is the peak of all that plain ones allocate, see
+    ``plain_bytes``.
     """
     if not setup.is_fused:
         return plain_bytes(setup)
     _, q, k, _ = widths(setup.shape)
-    heads, padded = setup.shape.num_attention_heads, setup.tokens
     numbers = q + 2 * k
     if uses_flash(setup):
         numbers += 2 * q + (2 * q if k < q else 0)
-        padded += FLASH_ROWS * (setup.documents or 0)
-    return setup.tokens * (setup.itemsize * numbers + 8 * heads) + padded * 4 * q
+    statistics = 8 * setup.shape.num_attention_heads
+    return setup.tokens * (setup.itemsize * numbers + statistics) + _dq_rows(setup) * 4 * q
+
+
+def _dq_rows(setup: Setup) -> int:
+    """Of dq in fp32. Where flash attention is deterministic each part of its sums has its own: as
+    many parts as occupy the GPU, which are most where each row is one document."""
+    if not uses_flash(setup):
+        return setup.tokens
+    documents = setup.documents or 0
+    if not setup.deterministic:
+        return setup.tokens + FLASH_ROWS * documents
+    whole = max(1, setup.tokens // (setup.longest or setup.tokens))
+    padded = max(LEAST_BOUNDS, 2 ** documents.bit_length()) if documents else whole
+    heads = setup.shape.num_attention_heads
+    return max(
+        ceil(MOST_SMS / (count * heads)) * (setup.tokens + FLASH_ROWS * count)
+        for count in (whole, padded)
+    )
 
 
 def plain_bytes(setup: Setup) -> int:
@@ -220,6 +243,9 @@ def plain_bytes(setup: Setup) -> int:
     longest = min(setup.longest or tokens, tokens)
     heads = setup.shape.num_attention_heads
     attention = longest * (w * (4 * q + 2 * k) + 4 * q + 8 * heads)
+    if setup.deterministic:
+        block = longest * (2 * QUERY_BLOCK * heads + heads + k) + 3 * QUERY_BLOCK * q
+        attention = w * (tokens * q + longest * (2 * q + 2 * k) + block)
     largest = d * max(q, i) if setup.use_4bit else 0
     weight = 6 * min(largest, PLAIN_PIECE) + largest // 4
     layer = w * tokens * (q + 2 * k) + max(attention, 12 * tokens * d, weight)

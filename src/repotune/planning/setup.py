@@ -35,6 +35,9 @@ class Setup:
     """Tokens of a row, in which the longest document is; None: all that are in flight."""
     plain: bool = False
     """On CUDA: plain operations instead of the fused ones, as ``kernels.fastest_ops`` decides."""
+    deterministic: bool = False
+    """On CUDA: only operations that give the same bits each time, which those for attention are
+    not: flash attention instead of cuDNN's, blocks of matmuls instead of PyTorch's."""
 
     @property
     def is_fused(self) -> bool:
