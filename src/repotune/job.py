@@ -124,7 +124,8 @@ def settle(state: RunState, emit: Emit, *, uses_gpu: bool = True) -> Job:
     Raises TrainingError or DoesNotFit for a GPU that cannot be used, ModelError and UsageError for
     what was asked for.
     """
-    from repotune.machine import check_gpu, precision_here, probe
+    from repotune.kernels import with_triton_tried
+    from repotune.machine import check_gpu, precision_here, prepare_gpu, probe
     from repotune.model import open_weights, read_shape
     from repotune.tokens import load_tokenizer
 
@@ -132,6 +133,9 @@ def settle(state: RunState, emit: Emit, *, uses_gpu: bool = True) -> Job:
     if uses_gpu:
         check_gpu()
     machine = probe(uses_gpu=uses_gpu)
+    if machine.gpu:
+        prepare_gpu()
+        machine = with_triton_tried(machine)
     precision = precision_here(state.facts.get("precision", config.precision), machine)
     if config.use_4bit and not machine.gpu:
         emit(Notice(message=f"use_4bit needs a GPU, and there is none: using {precision}."))
@@ -293,11 +297,10 @@ def load_decoder(job: Job, emit: Emit, *, keep_quantised: bool = True) -> Decode
     import torch
 
     from repotune.kernels import fastest_ops
-    from repotune.machine import cap_gpu, prepare_gpu
+    from repotune.machine import cap_gpu
     from repotune.model import Decoder, QuantisedLayers
 
     if job.machine.gpu:
-        prepare_gpu()
         cap_gpu()
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     dtype = dtypes[job.precision]

@@ -346,6 +346,29 @@ def test_triton_speeds_up_and_is_not_in_the_way() -> None:
     assert str(line(facts, "triton").fix).endswith("-m pip install triton-windows")
 
 
+@pytest.mark.parametrize(
+    ("facts", "fix"),
+    [
+        (HEALTHY, "sudo apt install gcc python3.12-dev"),
+        (replace(HEALTHY, distribution=("fedora",)), "sudo dnf install gcc python3-devel"),
+        (WINDOWS, "-m pip install --force-reinstall triton-windows"),
+        (replace(HEALTHY, distribution=("nixos",)), "-m pip install --force-reinstall triton"),
+    ],
+)
+def test_a_triton_that_does_not_work_is_named_with_what_mends_it(facts, fix) -> None:
+    broken = replace(facts, triton_error="Triton does not find a C compiler (gcc or clang)")
+    assert missing(broken) == {}
+    found = line(broken, "triton")
+    assert (found.value, found.finding) == ("3.7.0", "note")
+    assert found.reason == (
+        "Triton does not find a C compiler (gcc or clang): plain PyTorch operations are used "
+        "instead, which are slower."
+    )
+    assert str(found.fix).endswith(fix)
+    assert line(facts, "triton").finding == "ok"
+    assert line(replace(broken, gpu=None), "triton").finding == "ok"
+
+
 def test_macos_has_no_wheel_index() -> None:
     facts = replace(WITHOUT_GPU, system="macos", torch=replace(CPU_ONLY, version="2.8.0"))
     fix = missing(facts, STARTER)["torch"].fix

@@ -75,6 +75,23 @@ def install_torch(facts: MachineFacts, build: Build | None) -> str:
     return install(facts, *arguments)
 
 
+def mend_triton(facts: MachineFacts) -> str:
+    """Install Triton; where it is installed, the C compiler and Python's headers that it needs."""
+    if facts.system == "windows":
+        return install(facts, *(["--force-reinstall"] if facts.triton else []), "triton-windows")
+    if facts.triton is None:
+        return install(facts, "triton")
+    python = f"python{facts.python[0]}.{facts.python[1]}"
+    for name, command in (
+        ("debian", f"sudo apt install gcc {python}-dev"),
+        ("fedora", "sudo dnf install gcc python3-devel"),
+        ("arch", "sudo pacman -S gcc python"),
+    ):
+        if name in facts.distribution:
+            return command
+    return install(facts, "--force-reinstall", "triton")
+
+
 def install_driver(facts: MachineFacts) -> str:
     """Put NVIDIA's newest driver on the system (of WSL: on the Windows below it)."""
     match facts.system:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import psutil
 
+from repotune.machine import triton
 from repotune.records import Machine, Precision
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def probe(*, uses_gpu: bool = True) -> Machine:
         bf16=(
             torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bf16_pays_off()
         ),
-        triton=find_spec("triton") is not None,
+        triton=not triton.what_is_missing(),
     )
 
 
