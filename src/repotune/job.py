@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from repotune.config import FineTuningConfig
 from repotune.errors import DoesNotFit, ModelError, UsageError
 from repotune.events import Emit, Event, Notice
-from repotune.records import LoraSpec, Machine, ModelRef, Policy, Precision, Shape
+from repotune.records import (
+    LayerPolicy,
+    LoraSpec,
+    Machine,
+    ModelRef,
+    Passes,
+    Policy,
+    Precision,
+    Shape,
+)
 from repotune.runs import RunState
 
 if TYPE_CHECKING:
@@ -82,6 +92,11 @@ class Job:
             "precision": self.precision,
             "machine": asdict(self.machine),
         }
+
+    def is_where(self, facts: Mapping[str, Any]) -> bool:
+        """Whether a run's ``facts`` were recorded on this machine's GPU and processor."""
+        before = facts.get("machine", {})
+        return (before.get("gpu"), before.get("cpu")) == (self.machine.gpu, self.machine.cpu)
 
     @property
     def rows_per_pass(self) -> int:
@@ -224,14 +239,43 @@ def _find_base(state: RunState, config: FineTuningConfig, default: str, emit: Em
     return base
 
 
-def plan_policy(job: Job) -> Policy:
-    """What each layer does with its activations. Raises DoesNotFit, before anything is loaded."""
+def first_passes(job: Job, facts: Mapping[str, Any]) -> Passes:
+    """How a run begins: as planned, or as memory allowed when it ran here before.
+
+    ``facts`` are those that the run had recorded, see ``healed_passes``. Raises DoesNotFit, before
+    anything is loaded.
+    """
+    healed = healed_passes(job, facts)
+    if healed is None:
+        return Passes(policy=plan_policy(job), rows=job.rows_per_pass)
+    tokens = healed.rows * job.config.max_seq_length // healed.cuts
+    planned = plan_policy(job, tokens)  # less may be free than there was
+    if _kept_bytes(job, tokens, planned) < _kept_bytes(job, tokens, healed.policy):
+        return replace(healed, policy=planned)
+    return healed
+
+
+def healed_passes(job: Job, facts: Mapping[str, Any]) -> Passes | None:
+    """How the run went on when memory had run out; None if it never did on this machine."""
+    found = facts.get("passes")
+    if found is None or not job.is_where(facts):
+        return None
+    policy = found["policy"]
+    layers = tuple(LayerPolicy(**layer) for layer in policy["layers"])
+    return Passes(**{**found, "policy": Policy(**{**policy, "layers": layers})})
+
+
+def plan_policy(job: Job, tokens: int | None = None) -> Policy:
+    """What each layer does with its activations; ``tokens`` of a pass, None: all that are usual.
+
+    Raises DoesNotFit, before anything is loaded.
+    """
     from repotune.machine import who_holds_the_gpu
 
     machine = job.machine
     free = machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes
     try:
-        return _choose(job, job.rows_per_pass * job.config.max_seq_length, free)
+        return _choose(job, tokens or job.rows_per_pass * job.config.max_seq_length, free)
     except DoesNotFit as error:
         others = who_holds_the_gpu() if machine.gpu else ""
         raise DoesNotFit(" ".join(filter(None, (str(error), others)))) from None
