@@ -367,9 +367,9 @@ def load_decoder(job: Job, emit: Emit, *, keep_quantised: bool = True) -> Decode
 def quantised_folder(base: ModelRef, precision: str) -> Path:
     """Where the 4-bit weights made from ``base`` in ``precision`` are kept for later runs."""
     from repotune.machine import cache_folder
-    from repotune.model import weights_id
+    from repotune.model import QuantisedLayers, weights_id
 
-    return cache_folder() / "nf4" / f"v1-{weights_id(base)[:32]}-{precision}"
+    return cache_folder() / "nf4" / QuantisedLayers.folder_name(weights_id(base), precision)
 
 
 def training_fingerprint(job: Job, rows: str) -> str:
