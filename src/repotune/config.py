@@ -324,14 +324,8 @@ def _kind(value: Mapping[str, Any]) -> Kind:
         return "choice"
     if value.get("format") == "path":
         return "path"
-    kinds: dict[str, Kind] = {
-        "boolean": "boolean",
-        "integer": "integer",
-        "number": "number",
-        "string": "text",
-        "array": "list",
-    }
-    return kinds[value["type"]]
+    kind: Kind = {"string": "text", "array": "list"}.get(value["type"], value["type"])
+    return kind
 
 
 def _allowed(kind: Kind, choices: tuple[str, ...], value: Mapping[str, Any]) -> str:

@@ -171,17 +171,7 @@ def settle(state: RunState, emit: Emit, *, uses_gpu: bool = True) -> Job:
             )
         )
     open_weights(base)  # names, shapes and sizes are checked before anything is done in vain
-    if config.max_seq_length > shape.max_position_embeddings:
-        raise UsageError(
-            f"max_seq_length = {config.max_seq_length:,} is more than the "
-            f"{shape.max_position_embeddings:,} positions that {base.name} knows: lower it."
-        )
-    own_tokens = tokenizer.vocab_size - len(tokenizer.added_ids)
-    if own_tokens > shape.vocab_size:
-        raise ModelError(
-            f"{base.path} has a tokenizer of {own_tokens:,} tokens and weights for "
-            f"{shape.vocab_size:,}: they are of different models, so download the model again."
-        )
+    _refuse_unfit(base, shape, tokenizer, config.max_seq_length)
     return Job(
         config=config,
         tree=Path(state.tree),
@@ -198,6 +188,23 @@ def settle(state: RunState, emit: Emit, *, uses_gpu: bool = True) -> Job:
         ),
         precision=precision,
     )
+
+
+def _refuse_unfit(
+    base: ModelRef, shape: Shape, tokenizer: CodeTokenizer, max_seq_length: int
+) -> None:
+    """Raise UsageError for rows that the model cannot read, ModelError for another's tokenizer."""
+    if max_seq_length > shape.max_position_embeddings:
+        raise UsageError(
+            f"max_seq_length = {max_seq_length:,} is more than the "
+            f"{shape.max_position_embeddings:,} positions that {base.name} knows: lower it."
+        )
+    own_tokens = tokenizer.vocab_size - len(tokenizer.added_ids)
+    if own_tokens > shape.vocab_size:
+        raise ModelError(
+            f"{base.path} has a tokenizer of {own_tokens:,} tokens and weights for "
+            f"{shape.vocab_size:,}: they are of different models, so download the model again."
+        )
 
 
 def _with_room(shape: Shape, tokenizer: CodeTokenizer) -> Shape:

@@ -13,10 +13,8 @@ from repotune.planning.memory import (
     expanded_bytes,
     memory_parts,
     moments_bytes,
-    resident_bytes,
     saved_layer_bytes,
     weight_bytes,
-    working_bytes,
 )
 from repotune.planning.offers import offer_costs
 from repotune.planning.plain_stack import PlainRun, plain_stack_peak
@@ -61,12 +59,10 @@ __all__ = [
     "parameters",
     "plain_stack_peak",
     "plan",
-    "resident_bytes",
     "saved_layer_bytes",
     "smaller_model",
     "span",
     "suited_config",
     "weight_bytes",
     "with_preset",
-    "working_bytes",
 ]

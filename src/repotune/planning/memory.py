@@ -87,9 +87,8 @@ def saved_layer_bytes(
     return tokens * (itemsize * numbers[saving] + statistics)
 
 
-def resident_bytes(shape: Shape, lora: LoraSpec, *, itemsize: int) -> int:
-    """Dense weights on a CPU, with LoRA's masters and optimizer state beside them."""
-    setup = Setup(shape=shape, lora=lora, tokens=0, itemsize=itemsize)
+def resident_bytes(setup: Setup) -> int:
+    """Weights, with LoRA's masters and optimizer state beside them."""
     return weight_bytes(setup) + embedding_bytes(setup) + adapter_bytes(setup)
 
 
@@ -301,7 +300,7 @@ def working_bytes(shape: Shape, *, tokens: int, itemsize: int) -> int:
 
 def shared_bytes(setup: Setup, savings: frozenset[Saving]) -> int:
     """All that does not depend on how many layers save what: resident, scratch and slack."""
-    resident = weight_bytes(setup) + embedding_bytes(setup) + adapter_bytes(setup)
+    resident = resident_bytes(setup)
     if setup.device == "cpu":
         working = working_bytes(setup.shape, tokens=setup.tokens, itemsize=setup.itemsize)
         return resident + working
