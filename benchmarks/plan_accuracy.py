@@ -19,6 +19,7 @@ from settings import read_setting
 
 from repotune.planning import memory, target
 from repotune.planning.rates import gpu_rates
+from repotune.planning.setup import widths
 from repotune.planning.speed import step_seconds
 from repotune.records import Calibration
 
@@ -76,7 +77,7 @@ def fit(rows, context):
 
 def bytes_at(setting, context, segments, unmerged):
     """Of the device's peak, with these two constants."""
-    queries = setting.setup.tokens * memory.widths(setting.shape)[1] * 2
+    queries = setting.setup.tokens * widths(setting.shape)[1] * 2
     exact = memory_of(setting) - memory.slack_bytes(setting.setup)
     return exact + segments + unmerged * queries + context
 

@@ -1,9 +1,11 @@
-"""A full disk is waited for as long as there is a reason to wait."""
+"""A folder appears whole or not at all; a full disk is waited for as long as there is a reason."""
+
+import errno
 
 import pytest
 
 from repotune import durable
-from repotune.durable import pause_unless, when_there_is_room
+from repotune.durable import pause_unless, when_there_is_room, whole_folder
 from repotune.errors import DiskFull, RunError
 
 FULL = DiskFull("The disk is full: free some space.")
@@ -50,3 +52,38 @@ def test_a_pause_ends_when_somebody_wants_to_stop(monkeypatch: pytest.MonkeyPatc
     assert pause_unless(lambda: False)
     asked = iter([False, False, True])
     assert not pause_unless(lambda: next(asked))
+
+
+def test_a_folder_appears_at_the_end(tmp_path):
+    target = tmp_path / "new" / "out"
+    with whole_folder(target) as partial:
+        (partial / "a").write_text("a")
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["a"]
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+
+
+def test_an_empty_folder_is_used_and_a_leftover_is_not(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    leftover = tmp_path / ".out.partial"
+    leftover.mkdir()
+    (leftover / "half").write_text("x")
+    with whole_folder(target) as partial:
+        (partial / "a").write_text("a")
+    assert [path.name for path in target.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(errno.ENOSPC, "No space left on device"), DiskFull),
+        (OSError(errno.EACCES, "Permission denied"), RunError),
+    ],
+)
+def test_what_fails_leaves_nothing(raised, seen, tmp_path):
+    with pytest.raises(seen), whole_folder(tmp_path / "out") as partial:
+        (partial / "a").write_text("a")
+        raise raised
+    assert list(tmp_path.iterdir()) == []

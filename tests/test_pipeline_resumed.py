@@ -20,7 +20,7 @@ from repotune.errors import (
     RunError,
     UsageError,
 )
-from repotune.events import StepDone
+from repotune.events import Healed, Notice, StepDone
 from repotune.job import settle
 from repotune.model import Decoder
 from repotune.planning.policy import USABLE, needed_bytes
@@ -194,7 +194,7 @@ def test_a_run_that_no_longer_fits_goes_on_with_checkpointing_and_nothing_change
     job = settle(open_run(folder).state(), print)
     least = int(needed_bytes(job.setup) / USABLE[job.device]) + 2**16
     machine = replace(job.machine, ram_free_bytes=least, gpu_free_bytes=least)
-    monkeypatch.setattr("repotune.machine.probe", lambda: machine)
+    monkeypatch.setattr("repotune.machine.probe", lambda **options: machine)
     with pytest.raises(DoesNotFit, match="Set gradient_checkpointing to true, as --resume"):
         resume(folder)
     assert main(["tune", "--resume", str(folder), "--gradient-checkpointing"]) == 0
@@ -248,3 +248,53 @@ def test_what_the_rehearsal_healed_is_not_healed_again(
     facts = open_run(tmp_path / "run").state().facts
     assert [one["stage"] for one in facts["healed"]] == ["rehearsal"]
     assert (facts["training"]["passes"]["rows"], facts["training"]["passes"]["cuts"]) == (1, 2)
+
+
+def test_what_was_healed_before_a_stop_is_not_healed_again(
+    source_tree, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("repotune.stages.tuning.lower_policy", lambda job, tokens, than: None)
+    real, passes = Decoder.loss_and_grad, []
+
+    def no_room_for_512(decoder, row, **options):
+        if len(row.input_ids) > 256:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        passes.append(len(row.input_ids))
+        return real(decoder, row, **options)
+
+    def press_at_one(event):
+        if isinstance(event, StepDone) and event.step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Decoder, "loss_and_grad", no_room_for_512)
+    folder = tmp_path / "run"
+    config = settings(
+        tiny_model, folder, allow_shorter_rows=True, evaluate=False, max_seq_length=512,
+        batch_size=1, gradient_accumulation_steps=2, max_steps=4, save_steps=1,
+    )  # fmt: skip
+    assert tune(source_tree, config, emit=press_at_one).interrupted
+    assert open_run(folder).state().facts["passes"]["cuts"] == 2
+
+    def resumed(**changes):
+        events = []
+        interrupted = resume(folder, emit=lambda e: (events.append(e), press(e)), **changes)
+        healed = [event for event in events if isinstance(event, Healed)]
+        said = [e.message for e in events if isinstance(e, Notice) and "ran out" in e.message]
+        return interrupted, healed, said
+
+    def press(event):
+        if isinstance(event, StepDone) and event.step < 4:
+            signal.raise_signal(signal.SIGINT)
+
+    _, healed, (said,) = resumed()
+    assert healed == []
+    assert said.startswith("It goes on as it did since memory ran out: 1 × 256 tokens at once, and")
+    # Another batch, or another machine, is planned anew.
+    _, healed, said = resumed(batch_size=2, gradient_accumulation_steps=1)
+    assert len(healed) == 1
+    assert said == []
+    facts = open_run(folder).state().facts
+    open_run(folder).update(facts={"machine": {**facts["machine"], "cpu": "another"}})
+    done, healed, said = resumed()
+    assert (done.steps, len(healed), said) == (4, 1, [])
+    assert set(passes) == {256}

@@ -44,17 +44,19 @@ def tune_starts(facts, gpu_free_bytes):
     machine = Machine(
         platform="", python="", torch="", cpu="", cores=8, ram_bytes=facts.ram_bytes,
         ram_free_bytes=facts.ram_free_bytes, gpu=facts.gpu.name, gpu_free_bytes=gpu_free_bytes,
-        bf16=True, triton=facts.triton is not None,
+        bf16=True, triton=facts.has_triton,
     )  # fmt: skip
     target = machine_target(machine, find_gpu("RTX 3060").gpu, None)
     config = suited_config(CODELLAMA.name, CODELLAMA.shape, target, FineTuningConfig())
     return fit(CODELLAMA.shape, config, target).verdict != "does_not_fit"
 
 
-@pytest.mark.parametrize("triton", [None, "3.6.0"])
+@pytest.mark.parametrize(
+    ("triton", "error"), [(None, ""), ("3.6.0", ""), ("3.6.0", "Triton finds no C compiler")]
+)
 @pytest.mark.parametrize("ram_free_gib", [20, 2, 0])
-def test_the_least_memory_is_where_tune_begins_to_start(ram_free_gib, triton, own_hub):
-    facts = replace(FACTS, ram_free_bytes=ram_free_gib * GIB, triton=triton)
+def test_the_least_memory_is_where_tune_begins_to_start(ram_free_gib, triton, error, own_hub):
+    facts = replace(FACTS, ram_free_bytes=ram_free_gib * GIB, triton=triton, triton_error=error)
     needs = preflight.main_job(facts)
     assert tune_starts(facts, needs.vram_bytes + 2)
     assert not tune_starts(facts, needs.vram_bytes - GIB // 100)

@@ -118,7 +118,9 @@ class FineTuningConfig(BaseModel):
         lt=1,
         description="Share of the steps in which the learning rate rises to its peak.",
     )
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="AdamW's weight decay.")
+    weight_decay: float = Field(
+        default=0.0, ge=0, le=1, description="AdamW's weight decay; rows of new tokens have none."
+    )
     max_grad_norm: float = Field(
         default=1.0, gt=0, description="Longer gradients are scaled down to this L2 norm."
     )
@@ -322,14 +324,8 @@ def _kind(value: Mapping[str, Any]) -> Kind:
         return "choice"
     if value.get("format") == "path":
         return "path"
-    kinds: dict[str, Kind] = {
-        "boolean": "boolean",
-        "integer": "integer",
-        "number": "number",
-        "string": "text",
-        "array": "list",
-    }
-    return kinds[value["type"]]
+    kind: Kind = {"string": "text", "array": "list"}.get(value["type"], value["type"])
+    return kind
 
 
 def _allowed(kind: Kind, choices: tuple[str, ...], value: Mapping[str, Any]) -> str:

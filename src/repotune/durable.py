@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -70,6 +71,34 @@ def writing(path: Path, *, note: str = "", then: str = "go on with --resume") ->
             f"{path} cannot be written ({error.strerror or error}){note}: mend the disk or the "
             f"folder's permissions and {then}."
         ) from None
+
+
+def partial_of(path: Path) -> Path:
+    """Where what will be ``path`` is written until it is whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def whole_folder(folder: Path, *, then: str = "go on with --resume") -> Iterator[Path]:
+    """A folder to write into, which becomes ``folder`` at the end, by one rename.
+
+    Only an empty folder may be there. Whatever is raised inside removes what was written. Raises
+    DiskFull or RunError for what the system refuses, see ``writing``.
+    """
+    partial = partial_of(folder)
+    with writing(folder, then=then):
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            sync_folder(partial)
+            if folder.exists():
+                folder.rmdir()  # Windows renames over nothing
+            partial.replace(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync_folder(folder.parent)
 
 
 def when_there_is_room(

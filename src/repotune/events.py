@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +94,8 @@ class Healed:
     """A sentence for the user."""
     rows_per_pass: int
     tokens_per_pass: int
-    policy: str
-    """What each layer keeps, in a sentence."""
+    passes: dict[str, Any]
+    """``records.Passes`` from now on, in JSON's types."""
 
 
 Event: TypeAlias = (

@@ -60,12 +60,13 @@ def suited_here(config: FineTuningConfig, *, default_model: str, emit: Emit) -> 
 
     Downloads an unknown model, because its shape decides. Raises ModelError.
     """
+    from repotune.kernels import with_triton_tried
     from repotune.machine import find_device, precision_here, probe
 
     if find_device() == "cpu":
         return config
     prepare(config.max_steps, emit)
-    machine = probe()
+    machine = with_triton_tried(probe())
     precision = precision_here(config.precision, machine)
     target = target_here(machine, precision, emit)
     if target is None:

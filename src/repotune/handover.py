@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from repotune.durable import write_durably
+from repotune.durable import whole_folder, write_durably
 from repotune.errors import DoesNotFit, UsageError
 from repotune.events import (
     Emit,
@@ -109,12 +109,12 @@ def export(
     found = find_run(run, Path.cwd())
     found.refuse_no_adapter(step)
     with found.locked():
-        job = settle(found.state(), without_notices(emit))
+        job = settle(found.state(), without_notices(emit), uses_gpu=False)
         with adapter_folder(found, job, step) as adapter:
             work = _prepare(found, job, adapter, step, to, quantisation, target, emit)
             fresh.refuse_no_room(target, _disk_bytes(work) + TEXTS_BYTES)
             _refuse_no_memory(work)
-            with fresh.fresh_folder(target) as partial:
+            with whole_folder(target, then="export again") as partial:
                 return _export(work, partial, target)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from repotune.config import FineTuningConfig
 from repotune.errors import DoesNotFit, ModelError, UsageError
 from repotune.events import Emit, Event, Notice
-from repotune.records import LoraSpec, Machine, ModelRef, Policy, Precision, Shape
+from repotune.records import (
+    LayerPolicy,
+    LoraSpec,
+    Machine,
+    ModelRef,
+    Passes,
+    Policy,
+    Precision,
+    Shape,
+)
 from repotune.runs import RunState
 
 if TYPE_CHECKING:
@@ -84,6 +94,11 @@ class Job:
             "machine": asdict(self.machine),
         }
 
+    def is_where(self, facts: Mapping[str, Any]) -> bool:
+        """Whether a run's ``facts`` were recorded on this machine's GPU and processor."""
+        before = facts.get("machine", {})
+        return (before.get("gpu"), before.get("cpu")) == (self.machine.gpu, self.machine.cpu)
+
     @property
     def rows_per_pass(self) -> int:
         """A GPU needs all rows of a batch at once to be busy; a CPU is as fast with one."""
@@ -109,6 +124,7 @@ class Job:
             documents=packed_documents(tokens, rows),
             longest=self.config.max_seq_length,
             plain=not (self.machine.has_fused_kernels and self.precision != "fp32"),
+            deterministic=self.config.deterministic,
         )
 
     @property
@@ -117,19 +133,25 @@ class Job:
         return "cuda" if self.machine.gpu else "cpu"
 
 
-def settle(state: RunState, emit: Emit) -> Job:
+def settle(state: RunState, emit: Emit, *, uses_gpu: bool = True) -> Job:
     """Decide what the configuration leaves open, or find again what was decided before.
 
+    Not ``uses_gpu``: the work is the processor's, so a GPU that is busy or broken is no matter.
     Raises TrainingError or DoesNotFit for a GPU that cannot be used, ModelError and UsageError for
     what was asked for.
     """
-    from repotune.machine import check_gpu, precision_here, probe
+    from repotune.kernels import with_triton_tried
+    from repotune.machine import check_gpu, precision_here, prepare_gpu, probe
     from repotune.model import open_weights, read_shape
     from repotune.tokens import load_tokenizer
 
     config = FineTuningConfig(**state.config)
-    check_gpu()
-    machine = probe()
+    if uses_gpu:
+        check_gpu()
+    machine = probe(uses_gpu=uses_gpu)
+    if machine.gpu:
+        prepare_gpu()
+        machine = with_triton_tried(machine)
     precision = precision_here(state.facts.get("precision", config.precision), machine)
     if config.use_4bit and not machine.gpu:
         emit(Notice(message=f"use_4bit needs a GPU, and there is none: using {precision}."))
@@ -155,17 +177,7 @@ def settle(state: RunState, emit: Emit) -> Job:
             )
         )
     open_weights(base)  # names, shapes and sizes are checked before anything is done in vain
-    if config.max_seq_length > shape.max_position_embeddings:
-        raise UsageError(
-            f"max_seq_length = {config.max_seq_length:,} is more than the "
-            f"{shape.max_position_embeddings:,} positions that {base.name} knows: lower it."
-        )
-    own_tokens = tokenizer.vocab_size - len(tokenizer.added_ids)
-    if own_tokens > shape.vocab_size:
-        raise ModelError(
-            f"{base.path} has a tokenizer of {own_tokens:,} tokens and weights for "
-            f"{shape.vocab_size:,}: they are of different models, so download the model again."
-        )
+    _refuse_unfit(base, shape, tokenizer, config.max_seq_length)
     return Job(
         config=config,
         tree=Path(state.tree),
@@ -182,6 +194,23 @@ def settle(state: RunState, emit: Emit) -> Job:
         ),
         precision=precision,
     )
+
+
+def _refuse_unfit(
+    base: ModelRef, shape: Shape, tokenizer: CodeTokenizer, max_seq_length: int
+) -> None:
+    """Raise UsageError for rows that the model cannot read, ModelError for another's tokenizer."""
+    if max_seq_length > shape.max_position_embeddings:
+        raise UsageError(
+            f"max_seq_length = {max_seq_length:,} is more than the "
+            f"{shape.max_position_embeddings:,} positions that {base.name} knows: lower it."
+        )
+    own_tokens = tokenizer.vocab_size - len(tokenizer.added_ids)
+    if own_tokens > shape.vocab_size:
+        raise ModelError(
+            f"{base.path} has a tokenizer of {own_tokens:,} tokens and weights for "
+            f"{shape.vocab_size:,}: they are of different models, so download the model again."
+        )
 
 
 def _with_room(shape: Shape, tokenizer: CodeTokenizer) -> Shape:
@@ -230,14 +259,43 @@ def _find_base(state: RunState, config: FineTuningConfig, default: str, emit: Em
     return base
 
 
-def plan_policy(job: Job) -> Policy:
-    """What each layer does with its activations. Raises DoesNotFit, before anything is loaded."""
+def first_passes(job: Job, facts: Mapping[str, Any]) -> Passes:
+    """How a run begins: as planned, or as memory allowed when it ran here before.
+
+    ``facts`` are those that the run had recorded, see ``healed_passes``. Raises DoesNotFit, before
+    anything is loaded.
+    """
+    healed = healed_passes(job, facts)
+    if healed is None:
+        return Passes(policy=plan_policy(job), rows=job.rows_per_pass)
+    tokens = healed.rows * job.config.max_seq_length // healed.cuts
+    planned = plan_policy(job, tokens)  # less may be free than there was
+    if _kept_bytes(job, tokens, planned) < _kept_bytes(job, tokens, healed.policy):
+        return replace(healed, policy=planned)
+    return healed
+
+
+def healed_passes(job: Job, facts: Mapping[str, Any]) -> Passes | None:
+    """How the run went on when memory had run out; None if it never did on this machine."""
+    found = facts.get("passes")
+    if found is None or not job.is_where(facts):
+        return None
+    policy = found["policy"]
+    layers = tuple(LayerPolicy(**layer) for layer in policy["layers"])
+    return Passes(**{**found, "policy": Policy(**{**policy, "layers": layers})})
+
+
+def plan_policy(job: Job, tokens: int | None = None) -> Policy:
+    """What each layer does with its activations; ``tokens`` of a pass, None: all that are usual.
+
+    Raises DoesNotFit, before anything is loaded.
+    """
     from repotune.machine import who_holds_the_gpu
 
     machine = job.machine
     free = machine.gpu_free_bytes if machine.gpu else machine.ram_free_bytes
     try:
-        return _choose(job, job.rows_per_pass * job.config.max_seq_length, free)
+        return _choose(job, tokens or job.rows_per_pass * job.config.max_seq_length, free)
     except DoesNotFit as error:
         others = who_holds_the_gpu() if machine.gpu else ""
         raise DoesNotFit(" ".join(filter(None, (str(error), others)))) from None
@@ -303,11 +361,10 @@ def load_decoder(job: Job, emit: Emit, *, keep_quantised: bool = True) -> Decode
     import torch
 
     from repotune.kernels import fastest_ops
-    from repotune.machine import cap_gpu, prepare_gpu
+    from repotune.machine import cap_gpu
     from repotune.model import Decoder, QuantisedLayers
 
     if job.machine.gpu:
-        prepare_gpu()
         cap_gpu()
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     dtype = dtypes[job.precision]
@@ -330,9 +387,9 @@ def load_decoder(job: Job, emit: Emit, *, keep_quantised: bool = True) -> Decode
 def quantised_folder(base: ModelRef, precision: str) -> Path:
     """Where the 4-bit weights made from ``base`` in ``precision`` are kept for later runs."""
     from repotune.machine import cache_folder
-    from repotune.model import weights_id
+    from repotune.model import QuantisedLayers, weights_id
 
-    return cache_folder() / "nf4" / f"v1-{weights_id(base)[:32]}-{precision}"
+    return cache_folder() / "nf4" / QuantisedLayers.folder_name(weights_id(base), precision)
 
 
 def training_fingerprint(job: Job, rows: str) -> str:

@@ -30,8 +30,9 @@ from repotune.job import (
     CPU_MODEL,
     GPU_MODEL,
     Job,
+    first_passes,
+    healed_passes,
     load_decoder,
-    plan_policy,
     settle,
 )
 from repotune.records import (
@@ -263,6 +264,7 @@ def _work(folder: RunFolder, emit: Emit, config: FineTuningConfig | None = None)
     with folder.locked(), interrupted_by_signals():
         if config is not None:
             folder.configure(config.model_dump(mode="json"), _reusable(config))
+            folder.update(facts={"passes": None})  # of another batch, or by another policy
         folder.update(status="running")
         try:
             return _tune(folder, emit)
@@ -282,14 +284,12 @@ def _tune(folder: RunFolder, emit: Emit) -> RunResult:
 
     began = time.perf_counter()
     prepare(folder.state().config["max_steps"], emit)
-    job = settle(folder.state(), emit)
-    folder.update(facts=job.facts)
-    policy = plan_policy(job)  # before the tree is read: what does not fit is said at once
-    passes = Passes(policy=policy, rows=job.rows_per_pass)
-    folder.update(facts={"policy": asdict(policy)})
+    before = folder.state()
+    job = settle(before, emit)
+    passes = _first_passes(folder, job, before.facts, emit)
     keep_quantised = stages.check_room(folder, job, emit)
     rows = stages.prepare_rows(folder, job, emit)
-    planned = _plan(folder, job, rows.summary, policy, emit)
+    planned = _plan(folder, job, rows.summary, passes.policy, emit)
     peak = Peak(job.device)
     meter = Meter(peak, emit)
     decoder = load_decoder(job, emit, keep_quantised=keep_quantised)
@@ -331,6 +331,24 @@ def _took(folder: RunFolder, stage: str, *, since: float, again: bool) -> None:
     before = folder.state().facts.get("took", {})
     seconds = time.perf_counter() - since + (before.get(stage, 0.0) if again else 0.0)
     folder.update(facts={"took": {**before, stage: seconds}})
+
+
+def _first_passes(folder: RunFolder, job: Job, before: dict[str, Any], emit: Emit) -> Passes:
+    """Before the tree is read: what does not fit is said at once."""
+    folder.update(facts=job.facts)
+    passes, healed = first_passes(job, before), healed_passes(job, before)
+    if healed is None:
+        folder.update(facts={"policy": asdict(passes.policy), "passes": None})
+        return passes
+    folder.update(facts={"policy": asdict(passes.policy)})
+    emit(
+        Notice(
+            message="It goes on as it did since memory ran out: "
+            f"{passes.rows} × {job.config.max_seq_length // passes.cuts:,} tokens at once, and "
+            f"{passes.policy.reason}"
+        )
+    )
+    return passes
 
 
 def _training_facts(folder: RunFolder, trained: TrainResult) -> dict[str, Any]:

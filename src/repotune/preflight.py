@@ -53,14 +53,35 @@ def doctor(*, models: Path, lang: Lang = "en") -> Diagnosis:
 
     ``models`` is where downloaded models lie. With a GPU, one layer is trained on it.
     """
-    from repotune.machine import cache_folder, conclude, gather, judge, judge_layer, try_layer
+    from repotune.machine import (
+        cache_folder,
+        conclude,
+        expects_gpu,
+        gather,
+        judge,
+        judge_layer,
+        try_layer,
+    )
 
-    facts = gather({"models": models, "cache": cache_folder(), "runs": Path.cwd()})
+    facts, trial = gather({"models": models, "cache": cache_folder(), "runs": Path.cwd()}), None
+    if expects_gpu(facts) and facts.torch and facts.torch.sees_gpu:
+        trial = try_layer(_one_layer, "cuda")
+        if not trial.error:  # or the GPU itself would be blamed on Triton
+            facts = _with_triton_tried(facts)
     needs = main_job(facts)
     checks = judge(facts, needs, lang)
-    if needs.on_gpu and facts.torch and facts.torch.sees_gpu:
-        checks += (judge_layer(facts, try_layer(_one_layer, "cuda"), lang),)
+    if trial is not None:
+        checks += (judge_layer(facts, trial, lang),)
     return conclude(checks, needs, lang)
+
+
+def _with_triton_tried(facts: MachineFacts) -> MachineFacts:
+    """With what a trial on the GPU says of Triton, where a run would use it."""
+    from repotune.kernels import why_not_triton
+
+    if facts.gpu is None or facts.gpu.compute_capability < FUSED_SINCE:
+        return facts
+    return replace(facts, triton_error=why_not_triton() or "")
 
 
 def calibrate(*, emit: Emit = ignore) -> MachineRates:
@@ -165,7 +186,7 @@ def _least_vram(shape: Shape, facts: MachineFacts) -> int:
 
 
 def _is_fused(facts: MachineFacts, capability: tuple[int, int]) -> bool:
-    return facts.triton is not None and capability >= FUSED_SINCE
+    return facts.has_triton and capability >= FUSED_SINCE
 
 
 def _smaller(shape: Shape, facts: MachineFacts) -> str:

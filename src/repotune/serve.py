@@ -154,7 +154,7 @@ def _start(
     from repotune.tokens import gguf_metadata, load_tokenizer
     from repotune.tokens.gguf_metadata import CHAT_TEMPLATE
 
-    job = settle(run.state(), without_notices(emit))
+    job = settle(run.state(), without_notices(emit), uses_gpu=False)
     context = _context(job, len(NAMES[which]), quantisation, emit)
     base = Path(job.base.path)
     tokenizer = gguf_metadata(base, job.shape.vocab_size, add_fim=job.add_fim)

@@ -111,8 +111,7 @@ def _of_the_adapter(folder: RunFolder, state: RunState, emit: Emit) -> Iterator[
         yield RunFinding(what="base model", ok=False, detail=str(error))
         return
     assert now is not None
-    before = state.facts.get("machine", {})
-    is_same = (before.get("gpu"), before.get("cpu")) == (job.machine.gpu, job.machine.cpu)
+    is_same = job.is_where(state.facts)
     yield RunFinding(
         what=what,
         ok=math.isclose(now, recorded, rel_tol=SAME_MACHINE if is_same else OTHER_MACHINE),

@@ -49,7 +49,7 @@ EVENTS: list[Event] = [
     CheckpointSaved(step=12, path="checkpoints/step-000012", seconds=0.1),
     HeldoutMeasured(step=12, loss=1.25, is_best=True),
     HeldoutMeasured(step=12, loss=1.5, is_best=False),
-    Healed(step=13, remedy="2 rows go.", rows_per_pass=2, tokens_per_pass=4096, policy="all."),
+    Healed(step=13, remedy="2 rows go.", rows_per_pass=2, tokens_per_pass=4096, passes={}),
 ]
 LASTING = [
     "corpus: 1,700 of 1,790 files kept [more in manifest.parquet]",

@@ -12,8 +12,9 @@ import pytest
 from datasketch import MinHash, MinHashLSH
 
 from repotune.corpus import build_corpus, read_documents, read_summary
-from repotune.corpus.store import partial_of, read_manifest
+from repotune.corpus.store import read_manifest
 from repotune.corpus.walk import MAX_FILE_BYTES
+from repotune.durable import partial_of
 from repotune.errors import CorpusError
 from repotune.events import StageDone, StageProgress, StageStarted, ignore
 

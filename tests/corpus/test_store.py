@@ -8,12 +8,12 @@ import pytest
 
 from repotune.corpus.manifest import FileLine
 from repotune.corpus.store import (
-    partial_of,
     read_documents,
     read_manifest,
     read_summary,
     write_corpus,
 )
+from repotune.durable import partial_of
 from repotune.errors import DiskFull, RunError
 from repotune.records import CorpusSummary, Document
 

@@ -1,48 +1,11 @@
-"""A folder appears whole or not at all, and never in the place of something else."""
+"""An export never takes the place of something else, and asks for its room before."""
 
-import errno
 import shutil
 
 import pytest
 
-from repotune.errors import DiskFull, RunError, UsageError
-from repotune.export.fresh import fresh_folder, refuse_no_room, refuse_taken
-
-
-def test_it_appears_at_the_end(tmp_path):
-    target = tmp_path / "new" / "out"
-    with fresh_folder(target) as partial:
-        (partial / "a").write_text("a")
-        assert not target.exists()
-    assert [path.name for path in target.iterdir()] == ["a"]
-    assert [path.name for path in target.parent.iterdir()] == ["out"]
-
-
-def test_an_empty_folder_is_used_and_a_leftover_is_not(tmp_path):
-    target = tmp_path / "out"
-    target.mkdir()
-    leftover = tmp_path / ".out.partial"
-    leftover.mkdir()
-    (leftover / "half").write_text("x")
-    refuse_taken(target)
-    with fresh_folder(target) as partial:
-        (partial / "a").write_text("a")
-    assert [path.name for path in target.iterdir()] == ["a"]
-
-
-@pytest.mark.parametrize(
-    ("raised", "seen"),
-    [
-        (KeyboardInterrupt(), KeyboardInterrupt),
-        (OSError(errno.ENOSPC, "No space left on device"), DiskFull),
-        (OSError(errno.EACCES, "Permission denied"), RunError),
-    ],
-)
-def test_what_fails_leaves_nothing(raised, seen, tmp_path):
-    with pytest.raises(seen), fresh_folder(tmp_path / "out") as partial:
-        (partial / "a").write_text("a")
-        raise raised
-    assert list(tmp_path.iterdir()) == []
+from repotune.errors import DiskFull, UsageError
+from repotune.export.fresh import refuse_no_room, refuse_taken
 
 
 def test_what_is_taken_is_refused(tmp_path):

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from repotune.kernels import PLAIN, PLAIN_GPU, fastest_ops
+from repotune.kernels import PLAIN, PLAIN_GPU, fastest_ops, why_not_triton, with_triton_tried
 from repotune.kernels.select import tried
+from repotune.machine import probe
 
 CPU = torch.device("cpu")
+HERE = probe(uses_gpu=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -27,14 +29,9 @@ def test_a_triton_that_does_not_work_is_passed_over_and_said():
     def broken(*args, **options):
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC.")
 
-    fused = replace(PLAIN, rms_norm=broken)
-    ops, note = tried(lambda: fused, PLAIN_GPU, CPU, torch.bfloat16)
-    assert ops is PLAIN_GPU
-    assert note.startswith(
-        "Triton does not work here (Failed to find C compiler. Please specify via CC.), "
-        "so the fused kernels are not used"
-    )
-    assert tried(lambda: PLAIN, PLAIN_GPU, CPU, torch.bfloat16) == (PLAIN, None)
+    why = tried(lambda: replace(PLAIN, rms_norm=broken), CPU)
+    assert why == "Triton does not work here (Failed to find C compiler. Please specify via CC.)"
+    assert tried(lambda: PLAIN, CPU) is None
 
 
 def test_memory_that_runs_out_is_no_fault_of_tritons():
@@ -42,4 +39,19 @@ def test_memory_that_runs_out_is_no_fault_of_tritons():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        tried(lambda: replace(PLAIN, rms_norm=full), PLAIN_GPU, CPU, torch.bfloat16)
+        tried(lambda: replace(PLAIN, rms_norm=full), CPU)
+
+
+@pytest.mark.parametrize(("gpu", "bf16"), [(None, True), ("Tesla T4", False)])
+def test_triton_is_not_tried_where_the_fused_kernels_would_not_run(gpu, bf16):
+    machine = replace(HERE, gpu=gpu, bf16=bf16)
+    assert with_triton_tried(machine) is machine
+
+
+def test_a_machine_has_fused_kernels_only_if_triton_runs(monkeypatch):
+    monkeypatch.setattr("repotune.kernels.select.find_spec", lambda name: None)
+    why_not_triton.cache_clear()
+    gpu = replace(HERE, gpu="NVIDIA H100", bf16=True, triton=True)
+    assert gpu.has_fused_kernels
+    assert not with_triton_tried(gpu).has_fused_kernels
+    why_not_triton.cache_clear()

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
+from repotune.machine import judge
 from repotune.machine.facts import DiskFacts, GpuFacts, JobNeeds, MachineFacts, TorchFacts
+from repotune.records import Check
 
 GIB = 2**30
 
@@ -106,3 +108,12 @@ STARTER = JobNeeds(
     run_disk_bytes=10**9,
     smaller_model="starter",
 )
+
+
+def missing(facts: MachineFacts, needs: JobNeeds = CODE_LLAMA) -> dict[str, Check]:
+    """The lines that stop the main job."""
+    return {one.key: one for one in judge(facts, needs) if one.finding == "missing"}
+
+
+def line(facts: MachineFacts, key: str, needs: JobNeeds = CODE_LLAMA) -> Check:
+    return next(one for one in judge(facts, needs) if one.key == key)

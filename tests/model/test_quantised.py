@@ -1,6 +1,7 @@
 """What is kept of a quantised model is what quantising it again gives."""
 
 import errno
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -134,3 +135,49 @@ def test_a_width_that_is_no_whole_number_of_blocks_is_a_sentence():
 
     with pytest.raises(ModelError, match=r"q_proj has 24 × 12 numbers.*use_4bit"):
         Decoder(Odd(), lora=LORA, dtype=torch.float32, use_4bit=True)
+
+
+def kept_folder(root, name, *, used):
+    folder = root / name
+    folder.mkdir(parents=True)
+    for file in ("layer-000.safetensors", "layer-000.sha256", ".layer-001.safetensors.partial"):
+        with (folder / file).open("wb") as opened:
+            opened.truncate(10**8 if file.endswith("tensors") else 10)
+    os.utime(folder, (used, used))
+    return folder
+
+
+def test_what_no_run_asks_for_any_more_goes_and_only_that(tmp_path):
+    root, said = tmp_path / "nf4", []
+    ours = QuantisedLayers.folder_name("a" * 64, "bf16")
+    recent = [
+        kept_folder(root, QuantisedLayers.folder_name(f"{i}" * 64, "bf16"), used=100 + i)
+        for i in range(6)
+    ]
+    old_format = kept_folder(root, "b" * 32 + "-bf16", used=999)
+    kept_folder(root, ours, used=1)  # the one of this run, whenever it was used
+    mine = kept_folder(root, "c" * 32 + "-notes", used=1)
+    beside = kept_folder(root, "v1-" + "d" * 32 + "-fp32", used=2)
+    (beside / "notes.txt").write_text("of the user's")
+    os.utime(beside, (2, 2))
+    link = root / ("v1-" + "e" * 32 + "-fp16")
+    link.symlink_to(mine, target_is_directory=True)
+    QuantisedLayers(root / ours, said.append).remove_unused()
+    left = {path.name for path in root.iterdir()}
+    assert left == {ours, mine.name, beside.name, link.name, *(one.name for one in recent[2:])}
+    assert [path.name for path in beside.iterdir()] == ["notes.txt"]
+    assert len(list(mine.iterdir())) == 3
+    assert not old_format.exists()
+    (notice,) = said
+    assert notice.message.startswith("Removed 0.4 GB of 4-bit weights of other models")
+    QuantisedLayers(root / ours, said.append).remove_unused()
+    assert len(said) == 1
+    QuantisedLayers(tmp_path / "none" / ours, said.append).remove_unused()  # there is no folder yet
+
+
+def test_what_is_read_counts_as_used(tmp_path):
+    folder = tmp_path / "kept"
+    load(folder)
+    os.utime(folder, (1, 1))
+    load(folder)
+    assert folder.stat().st_mtime > 10**9

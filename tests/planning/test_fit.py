@@ -44,6 +44,18 @@ def test_the_plan_stays_within_what_is_free():
         assert one.peak.expected > one.reserved.expected
 
 
+def test_a_deterministic_run_is_planned_with_its_own_attention():
+    row = DEFAULT.merged({"batch_size": 1, "gradient_accumulation_steps": 8})
+    exact = row.merged({"deterministic": True})
+    fused = replace(target(40), fused=True)
+    usual, same_bits = fit(SHAPE, row, fused), fit(SHAPE, exact, fused)
+    assert same_bits.setup.deterministic
+    assert same_bits.reserved.expected > usual.reserved.expected
+    plain = replace(fused, fused=False)
+    fast, slow = (tokens_per_second(fit(SHAPE, one, plain), one, plain) for one in (row, exact))
+    assert slow < 0.8 * fast  # hundreds of launches for each layer
+
+
 def test_host_memory_makes_it_fit_on_less():
     def saving(one):
         return {layer.saving for layer in one.policy.layers}

@@ -10,6 +10,7 @@ from repotune.model import Decoder
 from repotune.planning import memory
 from repotune.planning.memory import memory_parts, shared_bytes, slack_bytes
 from repotune.planning.policy import LEVELS
+from repotune.planning.setup import linear_parameters, lora_parameters, stacks
 from repotune.training.optimizer import AdamW
 
 from .setups import LORA, SHAPE, RandomWeights, policy, setup
@@ -53,18 +54,38 @@ def test_documents_of_several_lengths_and_grouped_queries_take_flash_attention()
     assert not memory.uses_flash(plain)
 
 
+def test_deterministic_attention_is_flash_attention_whose_sums_are_in_parts():
+    whole = replace(setup(8192), longest=2048)
+    exact = replace(whole, deterministic=True)
+    assert memory.uses_flash(exact)
+    # Four documents of 32 heads: two parts keep up to 192 multiprocessors busy, each with its dq.
+    parts = 2 * (8192 + 4 * 128) * 4 * 4096
+    copies = 8192 * 2 * 2 * 4096
+    extra = memory.attention_bytes(exact) - memory.attention_bytes(whole)
+    assert extra == copies + parts - 8192 * 4 * 4096
+    one_row = replace(setup(2048), longest=2048, deterministic=True)
+    extra = memory.attention_bytes(one_row) - memory.attention_bytes(setup(2048))
+    assert extra == 2048 * 2 * 2 * 4096 + (6 * (2048 + 128) - 2048) * 4 * 4096
+    # Bounds of 15 documents are padded to 16, and then one part is enough, as for 64 documents.
+    packed = replace(setup(65_536), longest=65_536, documents=15, deterministic=True)
+    usual = replace(packed, deterministic=False)
+    many = memory.attention_bytes(replace(packed, documents=63, longest=1024))
+    assert many == memory.attention_bytes(replace(usual, documents=64, longest=1024))
+    assert memory.attention_bytes(packed) > memory.attention_bytes(usual)
+
+
 def test_moments_on_the_host_leave_the_device():
     one, here = setup(2048), policy("input", offloaded=32)
     away = replace(here, optimizer_offloaded=True)
-    moments = 8 * memory.lora_parameters(SHAPE, LORA)
+    moments = 8 * lora_parameters(SHAPE, LORA)
     assert peak(one, here) - peak(one, away) == moments
     assert memory.offloaded_bytes(one, away) - memory.offloaded_bytes(one, here) == moments
     assert memory.moments_bytes(setup(2048, device="cpu")) == 0
 
 
 def test_few_ranks_are_padded_to_what_matmuls_read_well():
-    assert [ranks for *_, ranks in memory.stacks(SHAPE, replace(LORA, r=4))] == [16, 8, 8, 8]
-    assert [ranks for *_, ranks in memory.stacks(SHAPE, LORA)] == [48, 16, 32, 16]
+    assert [ranks for *_, ranks in stacks(SHAPE, replace(LORA, r=4))] == [16, 8, 8, 8]
+    assert [ranks for *_, ranks in stacks(SHAPE, LORA)] == [48, 16, 32, 16]
 
 
 def test_the_parts_are_all_that_the_choice_of_policy_counts():
@@ -92,7 +113,7 @@ def test_what_is_offloaded_leaves_the_device_but_for_two_layers_of_buffers():
 
 
 def test_the_weights_take_what_their_format_takes():
-    parameters = memory.linear_parameters(SHAPE)
+    parameters = linear_parameters(SHAPE)
     assert parameters == 6_476_005_376
     assert memory.weight_bytes(setup(1)) / parameters == pytest.approx(0.5159, abs=1e-4)
     # Dense stacks are padded for the ranks: a little over 2 %.
@@ -117,7 +138,8 @@ def test_a_decoder_on_a_cpu_holds_what_is_resident(itemsize):
     held += [decoder.parts.embedding_VD, decoder.parts.head_VD]
     held += [linear._weight.padded() for layer in decoder.layers for linear in layer.linears]
     storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in held}
-    assert memory.resident_bytes(narrow, LORA, itemsize=itemsize) == sum(storages.values())
+    one = setup(0, shape=narrow, itemsize=itemsize, device="cpu", use_4bit=False)
+    assert memory.resident_bytes(one) == sum(storages.values())
 
 
 def test_tied_embeddings_and_unused_adapters_are_not_counted():
@@ -125,7 +147,7 @@ def test_tied_embeddings_and_unused_adapters_are_not_counted():
     whole = memory.embedding_bytes(setup(1))
     assert memory.embedding_bytes(setup(1, shape=tied)) * 2 == whole
     q_only = replace(LORA, target_modules=("q_proj",))
-    assert memory.lora_parameters(SHAPE, q_only) == 32 * 16 * (4096 + 4096)
+    assert lora_parameters(SHAPE, q_only) == 32 * 16 * (4096 + 4096)
     assert memory.adapter_bytes(setup(1, lora=q_only)) < memory.adapter_bytes(setup(1)) / 4
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from repotune.kernels import PLAIN_GPU
+from repotune.kernels import PLAIN, PLAIN_GPU
+from repotune.kernels.attention import Documents, attention, attention_backward
 from repotune.model import Decoder
 from repotune.planning import Setup, choose_policy, gpu_target, memory, speed
 from repotune.planning.fit import fit, setup_of
@@ -44,16 +46,18 @@ def counted(work):
 
 @pytest.mark.parametrize("saving", LEVELS)
 @pytest.mark.parametrize("use_4bit", [True, False])
+@pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize(
     ("shape", "starts"), [(SMALL, (0,)), (GROUPED, (0, 100, 400)), (WORDY, (0,))]
 )
-def test_a_pass_takes_what_the_formula_says(shape, starts, saving, use_4bit):
+def test_a_pass_takes_what_the_formula_says(shape, starts, deterministic, saving, use_4bit):
     ids = np.random.default_rng(0).integers(0, shape.vocab_size, TOKENS)
     row = Row(input_ids=ids, labels=np.append(ids[1:], IGNORE), starts=np.array(starts))
     levels = policy(saving, layers=LAYERS)
     decoder = Decoder(
-        RandomWeights(shape), lora=LORA, dtype=torch.bfloat16, ops=PLAIN_GPU, use_4bit=use_4bit
-    )
+        RandomWeights(shape), lora=LORA, dtype=torch.bfloat16,
+        ops=PLAIN if deterministic else PLAIN_GPU, use_4bit=use_4bit,
+    )  # fmt: skip
 
     def one_pass():
         decoder.loss_and_grad(row, scale=1.0, policy=levels, dropout_seed=None)
@@ -64,6 +68,7 @@ def test_a_pass_takes_what_the_formula_says(shape, starts, saving, use_4bit):
     one = Setup(
         shape=shape, lora=LORA, tokens=TOKENS, itemsize=2, device="cuda", use_4bit=use_4bit,
         documents=len(starts), longest=int(np.diff([*starts, TOKENS]).max()), plain=True,
+        deterministic=deterministic,
     )  # fmt: skip
     buffers = memory.scratch_bytes(one, frozenset({saving})) + memory.saved_bytes(one, levels)
     buffers += memory.dequantised_bytes(one)
@@ -123,3 +128,38 @@ def test_plain_operations_take_longer_and_are_not_recorded():
     assert after.micro_batch > 2 * before.micro_batch
     # A layer's matrices are 49 pieces of 2^22 numbers.
     assert speed.plain_operations(plain) == 183 + 2 * (7 * 5 + 4 * 49)
+    # Deterministic, attention is not computed again, and goes by 8 blocks of queries and one more.
+    exact = replace(plain, deterministic=True)
+    step = speed.step_seconds(exact, one, MEASURED_H100, row_tokens=1024)
+    assert step.attention == pytest.approx(before.attention)
+    assert speed.plain_operations(exact) == speed.plain_operations(plain) + 25 * 9
+
+
+def test_block_operations_are_those_that_attention_calls():
+    # As ``kernels.heads`` gives them: heads lie side by side.
+    heads = [torch.randn(256, 2, *size).transpose(0, 1) for size in ((1, 16), (16,), (16,))]
+
+    def calls(tokens):
+        q, k, v = (one[:, :tokens] for one in heads)
+        documents = Documents(
+            slices=(slice(0, tokens),), bounds=torch.tensor([0, tokens], dtype=torch.int32),
+            longest=tokens, window=None,
+        )  # fmt: skip
+        with Counting() as counting:
+            attended = attention(q, k, v, documents, torch.empty_like(q))
+            attention_backward(torch.empty_like(q), q, k, v, attended, documents)
+        return counting.calls
+
+    assert calls(256) - calls(128) == speed.BLOCK_OPERATIONS
+
+
+class Counting(TorchDispatchMode):
+    """Counts operations that launch something on a GPU: views and empty tensors do not."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        self.calls += not (function.is_view or name in ("empty", "empty_like", "empty_strided"))
+        return result

@@ -12,14 +12,14 @@ from repotune.kernels import PLAIN, Buffers, Documents
 from repotune.model.frozen import DenseWeight
 from repotune.model.layer import Layer, RowContext
 from repotune.model.linear import StackedLinear, lora_size, parts_of, ranks_of
-from repotune.planning import (
-    Setup,
-    choose_policy,
+from repotune.planning import Setup, choose_policy, saved_layer_bytes
+from repotune.planning.memory import (
+    expanded_layer_bytes,
+    memory_parts,
+    moments_bytes,
     resident_bytes,
-    saved_layer_bytes,
     working_bytes,
 )
-from repotune.planning.memory import expanded_layer_bytes, memory_parts, moments_bytes
 from repotune.planning.policy import LEVELS, USABLE, needed_bytes
 from repotune.records import LINEAR_MODULES, LoraSpec, Shape
 
@@ -100,7 +100,7 @@ def room_for(level, count):
         saved_layer_bytes(SHAPE, LORA, one, tokens=65536, itemsize=2)
         for one in (LEVELS[LEVELS.index(level) - 1], level, "all")
     ]
-    fixed = resident_bytes(SHAPE, LORA, itemsize=2)
+    fixed = resident_bytes(Setup(shape=SHAPE, lora=LORA, tokens=0, itemsize=2))
     fixed += working_bytes(SHAPE, tokens=65536, itemsize=2)
     return int((fixed + (6 - count) * sizes[0] + count * sizes[1] + sizes[2]) / 0.85) + 10
 

@@ -100,6 +100,7 @@ def test_a_run_asked_to_be_deterministic_is_on_a_cpu_what_it_is_anyway(
         folder = tmp_path / str(wanted)
         one = ready(folder, source_tree, tiny_model, deterministic=wanted, use_4bit=False)
         train_on(one.folder, one.job, one.decoder, one.rows, one.passes, nothing, memory=int)
+        assert one.job.setup.deterministic is wanted
         assert one.folder.state().config["deterministic"] is wanted
         adapters.append(one.decoder.lora_state())
     if one.job.device == "cpu":

@@ -58,6 +58,21 @@ def test_what_stands_in_the_way_is_one_sentence_with_a_way_out(driver, torch_ver
     assert "the plan is for the processor" in note
 
 
+def test_a_triton_that_cannot_work_makes_a_plan_of_plain_operations(monkeypatch):
+    monkeypatch.setattr("repotune.machine.driver.ask_driver", lambda: DRIVER)
+    monkeypatch.setattr("repotune.survey.here.torch_build", lambda: ("2.13.0+cu130", "13.0"))
+    for missing in ("", "Triton does not find a C compiler (gcc or clang)"):
+        monkeypatch.setattr(
+            "repotune.machine.triton.what_is_missing", lambda missing=missing: missing
+        )
+        target, notes = survey.this_target()
+        assert target.fused == (not missing)
+        assert notes == [
+            f"{missing}, so the plan is for plain PyTorch, which is slower: `repotune "
+            "doctor` says how to mend it."
+        ] * bool(missing)
+
+
 def test_an_old_driver_serves_the_build_that_it_can_run():
     old = replace(DRIVER, version="535.183.01")
     assert survey.usable_gpu(old, "2.13.0+cu126", "12.6") == (RTX_3060, [])

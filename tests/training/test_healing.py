@@ -1,5 +1,7 @@
 """Out of memory at chosen passes: the next rung, the same step, the same result."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -58,7 +60,7 @@ def test_less_is_kept_first_and_the_result_is_the_same(after, tmp_path):
     assert none == []
     (one,) = healed
     assert (one.step, one.rows_per_pass, one.tokens_per_pass) == (after + 1, 4, 4 * TOKENS)
-    assert one.policy == LESS.reason
+    assert one.passes["policy"] == asdict(LESS)
     assert LESS.reason in one.remedy
     assert model.released == 1
     assert losses == expected

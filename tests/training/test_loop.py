@@ -1,6 +1,5 @@
-"""The loop: against plain torch, stopped and resumed, cut into forward passes, told to stop."""
+"""The loop: against plain torch, cut into forward passes, with what it says and saves."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,39 +8,13 @@ import transformers
 
 from repotune.errors import DiskFull, TrainingError
 from repotune.events import CheckpointSaved, Notice, StageDone, StageStarted, StepDone
-from repotune.training import LossScale, latest, load, total_steps, train
+from repotune.training import latest, load, total_steps
 from repotune.training.order import SampleOrder
 
-from .tiny import TOKENS, TinyModel, TinyRows, settings
+from .runs import losses, run, same, stop_after
+from .tiny import TOKENS, WIDTH, TinyModel, TinyRows, flat_views
 
-
-def run(folder, *, dropout=0.0, rows=None, model=None, **changes):
-    """The trained model, its result, its events, the rows it read."""
-    model, events = TinyModel(dropout=dropout) if model is None else model, []
-    rows = TinyRows() if rows is None else rows
-    options = {"emit": events.append, "dropout": dropout > 0, **changes}
-    result = train(model, rows, **settings(folder, **options))
-    return model, result, events, rows.read
-
-
-def losses(events):
-    return [event.loss for event in events if isinstance(event, StepDone)]
-
-
-def resumed(folder, **changes):
-    path = latest(folder, lambda event: None)
-    state = load(path, like=TinyModel().lora_state(), fingerprint="tiny")
-    return run(folder, resume_from=state, **changes)
-
-
-def stop_after(steps):
-    """An ``emit`` and its ``should_stop``, which says yes once ``steps`` are done."""
-    events = []
-    return events, lambda: any(isinstance(e, StepDone) and e.step == steps for e in events)
-
-
-def same(one, other):
-    return all(torch.equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+ROWS = "model.embed_tokens.token_adapter.trainable_tokens_delta"
 
 
 def test_twenty_steps_equal_a_plain_torch_loop(tmp_path):
@@ -78,46 +51,21 @@ def test_twenty_steps_equal_a_plain_torch_loop(tmp_path):
     assert result.tokens == 20 * 4 * TOKENS
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("stop", [1, 3, 5])
-def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(stop, dropout, tmp_path):
-    straight, whole, straight_events, straight_read = run(tmp_path / "a", dropout=dropout)
+def test_rows_of_new_tokens_are_not_drawn_to_zero(tmp_path):
+    class Taught(TinyModel):
+        def __init__(self):
+            super().__init__()
+            self.flat, self.masters = flat_views({**self.masters, ROWS: torch.ones(4, WIDTH)})
+            self.refresh()
 
-    first_events, should_stop = stop_after(stop)
-    _, first, _, first_read = run(
-        tmp_path / "b", dropout=dropout, emit=first_events.append, should_stop=should_stop
-    )
-    assert (first.interrupted, first.steps) == (True, stop)
-    assert first.checkpoint == f"step-{stop:06d}"
-    second, result, second_events, second_read = resumed(tmp_path / "b", dropout=dropout)
+        def loss(self, row, dropout_seed=None):
+            # The rows of tokens that no text holds: their gradient is zero.
+            return super().loss(row, dropout_seed) + 0.0 * self.copies[ROWS].sum()
 
-    assert same(second.lora_state(), straight.lora_state())
-    assert losses(first_events) + losses(second_events) == losses(straight_events)
-    assert first_read + second_read == straight_read  # the very same batches follow
-    assert (result.first_loss, result.last_loss) == (whole.first_loss, whole.last_loss)
-    assert not result.interrupted
-    ends = [
-        load(latest(folder, print), like=straight.lora_state(), fingerprint="tiny")
-        for folder in (tmp_path / "a", tmp_path / "b")
-    ]
-    assert same(ends[0].exp_avg, ends[1].exp_avg)
-    assert same(ends[0].exp_avg_sq, ends[1].exp_avg_sq)
-    assert ends[0].cursor == ends[1].cursor == 8 * 4
-
-
-def test_stopped_at_step_37_of_100_it_is_the_uninterrupted_run_bit_for_bit(tmp_path):
-    changes = {"steps": 100, "dropout": 0.2, "lr_scheduler_type": "linear"}
-    straight, whole, straight_events, straight_read = run(tmp_path / "a", **changes)
-    first_events, should_stop = stop_after(37)
-    run(tmp_path / "b", emit=first_events.append, should_stop=should_stop, **changes)
-    second, result, second_events, read = resumed(tmp_path / "b", **changes)
-    assert losses(first_events) + losses(second_events) == losses(straight_events)
-    assert same(second.lora_state(), straight.lora_state())
-    assert result.tokens == whole.tokens
-    # The next 8 batches are the same, and no sample of an epoch is repeated or skipped.
-    assert read[: 8 * 4] == straight_read[37 * 4 :][: 8 * 4]
-    epochs = [straight_read[at : at + 10] for at in range(0, 400, 10)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    model, *_ = run(tmp_path, model=Taught(), weight_decay=0.5)
+    assert torch.equal(model.masters[ROWS], torch.ones(4, WIDTH))
+    plain, *_ = run(tmp_path / "plain", weight_decay=0.5)
+    assert all(torch.equal(model.masters[name], plain.masters[name]) for name in plain.masters)
 
 
 @pytest.mark.parametrize(("batch_size", "rows_per_pass"), [(1, 1), (2, 2), (4, 4), (8, 8)])
@@ -175,73 +123,6 @@ def test_checkpoints_come_every_save_steps_and_at_the_end_and_the_last_two_stay(
     assert (Path(saved[-1].path).name, result.checkpoint) == ("step-000008", "step-000008")
 
 
-def test_being_told_to_stop_is_heard_within_the_step_and_said_once(tmp_path):
-    _, result, events, read = run(tmp_path, should_stop=lambda: True)
-    assert (result.interrupted, result.steps, len(read)) == (True, 1, 4)
-    kinds = [type(event) for event in events]
-    assert kinds == [StageStarted, Notice, StepDone, CheckpointSaved, StageDone]
-    assert "what is done is saved first" in events[1].message
-
-
-@pytest.mark.parametrize("steps_before", [0, 3])
-def test_a_long_step_is_dropped_for_a_stop_and_done_again_later(
-    steps_before, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("repotune.training.pace.STOP_SECONDS", -1.0)  # each step is too long
-    straight, _, _, _ = run(tmp_path / "a", dropout=0.3)
-    _, result, events, _ = run(
-        tmp_path / "b",
-        dropout=0.3,
-        save_steps=100,
-        # In the middle of the second of four passes.
-        should_stop=lambda: len(model_passes) == 4 * steps_before + 2,
-        model=Counting(model_passes := [], dropout=0.3),
-    )
-    assert (result.interrupted, result.steps) == (True, steps_before)
-    assert len(losses(events)) == steps_before
-    if steps_before:
-        assert result.checkpoint == f"step-{steps_before:06d}"
-        second, _, _, _ = resumed(tmp_path / "b", dropout=0.3)
-    else:
-        assert result.checkpoint is None
-        second, _, _, _ = run(tmp_path / "b", dropout=0.3)
-    assert same(second.lora_state(), straight.lora_state())
-
-
-class Counting(TinyModel):
-    def __init__(self, passes, **options):
-        super().__init__(**options)
-        self.passes = passes
-
-    def loss_and_grad(self, row, **options):
-        self.passes.append(row)
-        return super().loss_and_grad(row, **options)
-
-
-def test_a_stop_in_the_last_step_is_a_stop_although_nothing_is_left_to_train(tmp_path):
-    _, result, _, _ = run(tmp_path, steps=1, should_stop=lambda: True)
-    assert (result.interrupted, result.steps) == (True, 1)
-
-
-def test_a_finished_run_resumes_to_the_same_result(tmp_path):
-    trained, first, _, _ = run(tmp_path)
-    model, again, events, read = resumed(tmp_path)
-    assert same(model.lora_state(), trained.lora_state())
-    assert (again.steps, again.checkpoint, again.tokens) == (8, first.checkpoint, first.tokens)
-    assert (again.first_loss, again.last_loss) == (first.first_loss, first.last_loss)
-    assert read == losses(events) == []
-
-
-def test_a_damaged_checkpoint_newer_than_the_resumed_one_goes_with_the_next_save(tmp_path):
-    run(tmp_path, save_steps=3)
-    damaged = tmp_path / "step-000008" / "state.json"
-    damaged.write_text("{}")
-    _, result, _, _ = resumed(tmp_path, save_steps=1)
-    assert result.steps == 8
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000007", "step-000008"]
-    assert latest(tmp_path, print).name == "step-000008"
-
-
 def test_a_corpus_smaller_than_a_step_wraps_around_and_says_so(tmp_path):
     _, _, events, read = run(tmp_path, rows=TinyRows(3), steps=3)
     assert [sorted(read[start : start + 3]) for start in (0, 3, 6, 9)] == [[0, 1, 2]] * 4
@@ -259,111 +140,6 @@ def test_an_adapter_that_learned_nothing_is_not_saved(tmp_path):
     with pytest.raises(TrainingError, match="every LoRA B matrix is still zero"):
         run(tmp_path, learning_rate=1e-300)
     assert list(tmp_path.iterdir()) == []
-
-
-class Half(TinyModel):
-    """Whose gradients are rounded to fp16 row by row, as the decoder's products are."""
-
-    def loss_and_grad(self, row, **options):
-        before = self.flat.grad.clone()
-        self.flat.grad.zero_()
-        loss = super().loss_and_grad(row, **options)
-        self.flat.grad.copy_(self.flat.grad.half().float().add_(before))
-        return loss
-
-
-def run_half(folder, scale, **changes):
-    """As ``run``, in fp16; and the weights after each step."""
-    model, events, weights = Half(), [], []
-
-    def listen(event):
-        events.append(event)
-        if isinstance(event, StepDone):
-            weights.append(model.flat.clone())
-
-    options = {"emit": listen, "loss_scale": scale and LossScale(value=scale), **changes}
-    result = train(model, TinyRows(), **settings(folder, **options))
-    return model, result, events, weights
-
-
-def test_overflows_are_skipped_as_torchs_scaler_skips_them(tmp_path):
-    _, _, events, weights = run_half(tmp_path, 2.0**24, steps=16)
-
-    reference, rows = Half(), TinyRows()
-    optimizer = torch.optim.AdamW([reference.flat], lr=0.05, weight_decay=0.01)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
-    steps = [event for event in events if isinstance(event, StepDone)]
-    order = SampleOrder(rows, seed=7, dropout=False)
-    scales, expected = [], []
-    for step in range(16):
-        batch = [sample.row for sample in order.batch(step * 4, 4)]
-        targets = sum(int((row.labels >= 0).sum()) for row in batch)
-        scales.append(scaler.get_scale())
-        scaler.scale(torch.zeros(()))  # without it there is nothing to update
-        reference.flat.grad.zero_()
-        for row in batch:
-            reference.loss_and_grad(row, scale=scales[-1] / targets, policy=None, dropout_seed=None)
-        optimizer.param_groups[0]["lr"] = steps[step].learning_rate  # see below
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_([reference.flat], 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-        reference.refresh()
-        expected.append(reference.flat.clone())
-
-    assert [event.loss_scale for event in steps] == scales
-    smooth = run(tmp_path / "smooth", steps=16)[2]
-    rates = [event.learning_rate for event in smooth if isinstance(event, StepDone)]
-    assert [event.learning_rate for event in steps] == rates  # skipped or not
-    skipped = [event.grad_norm is None for event in steps]
-    assert 3 <= sum(skipped) < 13
-    for got, want in zip(weights, expected, strict=True):
-        # fp32 over some steps: the same operations in another order
-        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
-    start = [Half().flat, *weights]
-    for i, skip in enumerate(skipped):
-        assert torch.equal(start[i], start[i + 1]) == (skip or steps[i].learning_rate == 0.0)
-    notices = [event.message for event in events if isinstance(event, Notice)]
-    assert len(notices) == sum(skipped)
-    assert notices[0].startswith("The gradient of step 1 overflowed fp16")
-    assert "8,388,608 from now on" in notices[0]
-    (done,) = [event.summary for event in events if isinstance(event, StageDone)]
-    assert f"16 steps ({sum(skipped)} skipped)" in done
-
-
-@pytest.mark.parametrize("stop", [1, 3, 8, 12])
-def test_a_resumed_run_in_fp16_is_bit_for_bit_the_same(tmp_path, stop):
-    straight, _, events, _ = run_half(tmp_path / "a", 2.0**24, steps=14)
-    assert sum(e.grad_norm is None for e in events if isinstance(e, StepDone)) > 3
-    seen, should_stop = stop_after(stop)
-    run_half(tmp_path / "b", 2.0**24, steps=14, emit=seen.append, should_stop=should_stop)
-    start = load(
-        latest(tmp_path / "b", lambda event: None), like=Half().lora_state(), fingerprint="tiny"
-    )
-    # What fp16 starts with is not asked for again: the checkpoint has the scale.
-    resumed, _, rest, _ = run_half(tmp_path / "b", 1.0, steps=14, resume_from=start)
-    both = [event for event in [*seen, *rest] if isinstance(event, StepDone)]
-    want = [event for event in events if isinstance(event, StepDone)]
-    timeless = {"seconds": 0.0, "tokens_per_second": 0.0, "seconds_left": 0.0}
-    assert [replace(e, **timeless) for e in both] == [replace(e, **timeless) for e in want]
-    assert same(straight.lora_state(), resumed.lora_state())
-
-
-def test_a_gradient_that_no_scale_saves_ends_the_run(tmp_path):
-    class Hopeless(TinyModel):
-        def loss_and_grad(self, row, **options):
-            loss = super().loss_and_grad(row, **options)
-            self.flat.grad[0] = float("inf")
-            return loss
-
-    model, events = Hopeless(), []
-    changes = {"loss_scale": LossScale(), "steps": 40, "save_steps": 1, "emit": events.append}
-    with pytest.raises(TrainingError, match=r"step 17 overflows fp16 .*loss scale of 1, .*fp32"):
-        train(model, TinyRows(), **settings(tmp_path, **changes))
-    assert torch.equal(model.flat, TinyModel().flat)
-    # What was saved before is whole, although nothing was learned yet.
-    assert latest(tmp_path, lambda event: None).name == "step-000016"
-    assert [e.loss_scale for e in events if isinstance(e, StepDone)][-1] == 2.0
 
 
 @pytest.mark.parametrize("rows_per_pass", [1, 2])
@@ -391,23 +167,6 @@ def test_a_loss_that_is_not_a_number_ends_the_run_at_the_last_good_step(tmp_path
     )
     assert broken.step == stopped.step == 5
     assert same(broken.lora, stopped.lora)
-
-
-def test_gradients_too_small_for_fp16_are_learned_from_with_a_scale(tmp_path):
-    small = {"steps": 3, "warmup_ratio": 0.0}
-
-    class Faint(Half):
-        def loss_and_grad(self, row, *, scale, **options):
-            return super().loss_and_grad(row, scale=scale * 1e-8, **options)
-
-    def learned(scale):
-        model = Faint()
-        train(model, TinyRows(), **settings(tmp_path / str(scale), loss_scale=scale, **small))
-        return model.flat
-
-    with pytest.raises(TrainingError, match="every LoRA B matrix is still zero"):
-        learned(None)
-    assert not torch.equal(learned(LossScale()), TinyModel().flat)
 
 
 def test_a_disk_without_room_is_an_error_before_the_first_step(tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def test_a_full_disk_is_waited_for_and_no_line_is_lost_or_torn(tmp_path, monkeyp
 
 
 def test_held_out_losses_and_healing_are_lines_and_are_not_there_twice(tmp_path):
-    healed = Healed(step=2, remedy="less", rows_per_pass=1, tokens_per_pass=8, policy="input")
+    healed = Healed(step=2, remedy="less", rows_per_pass=1, tokens_per_pass=8, passes={})
     for reached in (0, 2):
         with logging(tmp_path, reached) as log:
             if reached == 0:

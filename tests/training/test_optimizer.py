@@ -39,6 +39,27 @@ def test_many_steps_equal_torch_without_fusing(weight_decay):
         torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("on_host", [False, True])
+def test_what_is_not_decayed_is_a_group_of_its_own(on_host, monkeypatch):
+    monkeypatch.setattr("repotune.training.optimizer.CHUNK", 7)  # a part ends within each of them
+    (flat, ours), theirs = flat_views(weights()), list(weights().values())
+    optimizer = AdamW(flat, ours, weight_decay=0.5, on_host=on_host, undecayed=["w1", "w2"])
+    reference = torch.optim.AdamW(
+        [{"params": theirs[:1]}, {"params": theirs[1:], "weight_decay": 0.0}], weight_decay=0.5
+    )
+    for step in range(1, 30):
+        for tensors in (list(ours.values()), theirs):
+            set_gradients(tensors, seed=step)
+        optimizer.step(1e-2, figures=FINITE)
+        reference.param_groups[0]["lr"] = reference.param_groups[1]["lr"] = 1e-2
+        reference.step()
+    for tensor, expected in zip(ours.values(), theirs, strict=True):
+        # fp32, the same operations in another order
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(AssertionError):  # they must be the last ones
+        AdamW(flat, ours, weight_decay=0.5, undecayed=["w0"])
+
+
 @pytest.mark.parametrize("max_norm", [0.5, 100.0])
 def test_clipping_is_by_the_norm_of_all_gradients(max_norm):
     flat_weights, tensors = flat_views(weights())

@@ -15,8 +15,9 @@ from repotune.corpus.manifest import FileLine
 from repotune.corpus.secrets import replace_values
 from repotune.corpus.shingles import shingles, word_hashes
 from repotune.corpus.split import split_documents
-from repotune.corpus.store import partial_of, write_corpus
+from repotune.corpus.store import write_corpus
 from repotune.corpus.walk import walk
+from repotune.durable import partial_of
 from repotune.errors import CorpusError
 from repotune.events import Emit, StageDone, StageProgress, StageStarted
 from repotune.records import Canary, CorpusSummary, Document

@@ -6,7 +6,6 @@ The only file that knows Parquet.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from repotune.corpus.manifest import FileLine
-from repotune.durable import sync_file, sync_folder, write_durably, writing
+from repotune.durable import sync_file, whole_folder, write_durably
 from repotune.errors import RunError
 from repotune.records import Canary, CorpusSummary, Document, Split
 
@@ -59,11 +58,6 @@ _DOCUMENTS_AT_ONCE = 256
 _LINES_AT_ONCE = 1 << 16
 
 
-def partial_of(folder: Path) -> Path:
-    """Where the corpus that will be ``folder`` is written until it is whole."""
-    return folder.with_name(f".{folder.name}.partial")
-
-
 def write_corpus(
     folder: Path,
     lines: Sequence[FileLine],
@@ -75,25 +69,14 @@ def write_corpus(
 
     Raises DiskFull or RunError if the disk does not take them; then nothing is left of them.
     """
-    partial = partial_of(folder)
-    with writing(folder):
-        if partial.exists():  # of a process that was killed
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        try:
-            _write_table(partial / MANIFEST, _MANIFEST_SCHEMA, lines, _LINES_AT_ONCE)
-            _write_table(partial / DOCUMENTS, _DOCUMENTS_SCHEMA, documents, _DOCUMENTS_AT_ONCE)
-            text = json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n"
-            write_durably(partial / SUMMARY, text.encode())
-            if canaries:
-                text = json.dumps([asdict(one) for one in canaries], indent=2) + "\n"
-                write_durably(partial / CANARIES, text.encode())
-            sync_folder(partial)
-            partial.rename(folder)
-            sync_folder(folder.parent)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    with whole_folder(folder) as partial:
+        _write_table(partial / MANIFEST, _MANIFEST_SCHEMA, lines, _LINES_AT_ONCE)
+        _write_table(partial / DOCUMENTS, _DOCUMENTS_SCHEMA, documents, _DOCUMENTS_AT_ONCE)
+        text = json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n"
+        write_durably(partial / SUMMARY, text.encode())
+        if canaries:
+            text = json.dumps([asdict(one) for one in canaries], indent=2) + "\n"
+            write_durably(partial / CANARIES, text.encode())
 
 
 def read_documents(folder: Path, split: Split | None = None) -> list[Document]:

@@ -1,13 +1,10 @@
-"""A folder that appears whole, by one rename, or not at all."""
+"""Is there a place for an export: nothing in the way, and room on the disk."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from repotune.durable import sync_folder, writing
 from repotune.errors import DiskFull, UsageError
 
 
@@ -39,25 +36,3 @@ def refuse_no_room(
             f"The export takes {needed / 1e9:,.2f} GB of disk and {free / 1e9:,.2f} GB is free at "
             f"{place}: free some space, or {then}."
         )
-
-
-@contextmanager
-def fresh_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` to write into; it becomes ``folder`` at the end.
-
-    Whatever is raised inside removes it. Raises DiskFull or RunError for what the system refuses.
-    """
-    partial = folder.with_name(f".{folder.name}.partial")
-    with writing(folder, then="export again"):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            yield partial
-            sync_folder(partial)
-            if folder.exists():
-                folder.rmdir()  # empty; Windows renames over nothing
-            partial.replace(folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        sync_folder(folder.parent)

@@ -86,7 +86,9 @@ def ask_transformers(
                 if theirs.get_input_embeddings().num_embeddings < rows:
                     theirs.resize_token_embeddings(rows)  # for tokens that the base has not
 
-                theirs = peft.PeftModel.from_pretrained(theirs, adapter, local_files_only=True)
+                theirs = peft.PeftModel.from_pretrained(
+                    theirs, adapter, local_files_only=True, torch_device="cpu"
+                )
     except Exception as error:  # theirs are of many kinds
         raise ExportError(
             f"{_names(adapter)} does not load the export ({error}): report it, with this message."

@@ -125,7 +125,9 @@ def attend_backward(
     dq = torch.empty_like(q_KTGH)
     dk = torch.zeros_like(k_KTH, memory_format=torch.contiguous_format)
     dv = torch.zeros_like(v_KTH, memory_format=torch.contiguous_format)
-    delta_KTG1 = (do_KTGH.float() * out_KTGH).sum(-1, keepdim=True).to(q_KTGH.dtype)
+    products_KTGH = do_KTGH.to(torch.float32, copy=True).mul_(out_KTGH)
+    delta_KTG1 = products_KTGH.sum(-1, keepdim=True).to(q_KTGH.dtype)
+    del products_KTGH
     for rows, keys in _blocks(q_KTGH.shape[1], window):
         n = (rows.stop - rows.start) * group
         q = q_KTGH[:, rows].reshape(kv_heads, n, width)
@@ -136,6 +138,7 @@ def attend_backward(
         ds.sub_(delta_KTG1[:, rows].reshape(kv_heads, n, 1)).mul_(p)
         dq[:, rows] = torch.bmm(ds, k_KTH[:, keys]).view_as(dq[:, rows])
         dk[:, keys] += torch.bmm(ds.transpose(1, 2), q)
+        del p, ds  # or they would lie beside the next block's, which are the largest
     return dq.mul_(scale), dk, dv
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from importlib.util import find_spec
 
 import torch
 
 from repotune.kernels.buffers import ALIGNMENT
 from repotune.kernels.ops import PLAIN, PLAIN_GPU, Ops
+from repotune.records import Machine
 
 FUSED_SINCE = (8, 0)
 """Compute capability (Ampere) from which PyTorch's flash attention and bf16 exist."""
@@ -37,31 +39,42 @@ def fastest_ops(
             f"This GPU's compute capability is {capability[0]}.{capability[1]}, and the fused "
             f"kernels need {FUSED_SINCE[0]}.{FUSED_SINCE[1]}: using plain PyTorch, which is slower."
         )
-    if find_spec("triton") is None:
+    if (why := why_not_triton()) is not None:
         return unfused, (
-            "Triton is not installed, so the fused kernels are not used, and it will be slower: "
-            "`pip install triton` (on Windows: triton-windows)."
+            f"{why}, so the fused kernels are not used, and it will be slower: `repotune doctor` "
+            "says how to mend it."
         )
-    return tried(partial(_fused, deterministic), unfused, device, dtype)
+    return _fused(deterministic), None
 
 
-def tried(
-    make: Callable[[], Ops], unfused: Ops, device: torch.device, dtype: torch.dtype
-) -> tuple[Ops, str | None]:
-    """``make()`` if its norm runs, else ``unfused`` and why: Triton may be installed and broken."""
-    x_TD = torch.ones(2, ALIGNMENT, dtype=dtype, device=device)
+def with_triton_tried(machine: Machine) -> Machine:
+    """``machine`` with what a trial says of Triton, where the fused kernels would be used."""
+    if machine.gpu is None or not machine.bf16:
+        return machine
+    return replace(machine, triton=why_not_triton() is None)
+
+
+@cache
+def why_not_triton() -> str | None:
+    """Why Triton's kernels cannot be used on the GPU, as a clause; None if they run.
+
+    Tried once, on the GPU, since an installed Triton may be broken. Raises torch.OutOfMemoryError.
+    """
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    return tried(partial(_fused, False), torch.device("cuda"))
+
+
+def tried(make: Callable[[], Ops], device: torch.device) -> str | None:
+    """None if the norm of ``make()`` runs, else what Triton said."""
+    x_TD = torch.ones(2, ALIGNMENT, dtype=torch.float16, device=device)
     try:
-        fused = make()
-        fused.rms_norm(x_TD, x_TD[0], 1e-5, torch.empty_like(x_TD))
+        make().rms_norm(x_TD, x_TD[0], 1e-5, torch.empty_like(x_TD))
     except torch.OutOfMemoryError:
         raise
     except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        why = " ".join(str(error).split())[:200]
-        return unfused, (
-            f"Triton does not work here ({why}), so the fused kernels are not used, and it will be "
-            "slower: it needs a C compiler and Python's headers."
-        )
-    return fused, None
+        return f"Triton does not work here ({' '.join(str(error).split())[:200]})"
+    return None
 
 
 def _fused(deterministic: bool) -> Ops:

@@ -87,6 +87,13 @@ class MachineFacts:
     disks: tuple[DiskFacts, ...]
     bitsandbytes: str | None
     triton: str | None
+    triton_error: str = ""
+    """What keeps it from working, as a clause; empty if nothing is known to."""
+
+    @property
+    def has_triton(self) -> bool:
+        """Whether there is one that works."""
+        return self.triton is not None and not self.triton_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

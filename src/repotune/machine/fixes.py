@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,6 +76,21 @@ def install_torch(facts: MachineFacts, build: Build | None) -> str:
     return install(facts, *arguments)
 
 
+def mend_triton(facts: MachineFacts) -> str:
+    """Install Triton; where it is installed, the C compiler and Python's headers that it needs."""
+    if facts.system == "windows":
+        return install(facts, *(["--force-reinstall"] if facts.triton else []), "triton-windows")
+    if facts.triton is None:
+        return install(facts, "triton")
+    python = f"python{facts.python[0]}.{facts.python[1]}"
+    commands = {
+        "debian": f"sudo apt install gcc {python}-dev",
+        "fedora": "sudo dnf install gcc python3-devel",
+        "arch": "sudo pacman -S gcc python",
+    }
+    return _of_distribution(facts, commands) or install(facts, "--force-reinstall", "triton")
+
+
 def install_driver(facts: MachineFacts) -> str:
     """Put NVIDIA's newest driver on the system (of WSL: on the Windows below it)."""
     match facts.system:
@@ -84,15 +100,18 @@ def install_driver(facts: MachineFacts) -> str:
             return f"Start-Process {DRIVERS}; wsl --update; wsl --shutdown"
         case "macos":
             return ""
-    for name, command in (
-        ("ubuntu", "sudo ubuntu-drivers install && sudo reboot"),
-        ("debian", "sudo apt install nvidia-driver && sudo reboot"),
-        ("fedora", "sudo dnf install akmod-nvidia && sudo reboot"),
-        ("arch", "sudo pacman -S nvidia-open && sudo reboot"),
-    ):
-        if name in facts.distribution:
-            return command
-    return f"xdg-open {DRIVERS}"
+    commands = {
+        "ubuntu": "sudo ubuntu-drivers install && sudo reboot",
+        "debian": "sudo apt install nvidia-driver && sudo reboot",
+        "fedora": "sudo dnf install akmod-nvidia && sudo reboot",
+        "arch": "sudo pacman -S nvidia-open && sudo reboot",
+    }
+    return _of_distribution(facts, commands) or f"xdg-open {DRIVERS}"
+
+
+def _of_distribution(facts: MachineFacts, commands: Mapping[str, str]) -> str | None:
+    """The first that is for this Linux or for one that it is like."""
+    return next((commands[name] for name in commands if name in facts.distribution), None)
 
 
 def new_environment(system: System) -> str:

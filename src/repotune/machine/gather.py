@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from repotune.errors import DoesNotFit, TrainingError
+from repotune.machine import triton
 from repotune.machine.disk import disk_kind, drive, free_bytes
 from repotune.machine.driver import DriverFacts, ask_driver
 from repotune.machine.facts import (
@@ -66,6 +67,7 @@ def gather(places: Mapping[Purpose, Path]) -> MachineFacts:
         ),
         bitsandbytes=_version("bitsandbytes"),
         triton=_version("triton", "triton-windows", "pytorch-triton"),
+        triton_error=triton.what_is_missing(),
     )
 
 

@@ -154,8 +154,8 @@ def _model(facts: MachineFacts, needs: JobNeeds, lang: Lang) -> Check:
 
 
 def _add_ons(facts: MachineFacts, lang: Lang) -> tuple[Check, Check]:
-    package = "triton-windows" if facts.system == "windows" else "triton"
-    triton_helps = facts.gpu is not None and facts.triton is None
+    triton_helps = facts.gpu is not None and not facts.has_triton
+    reason = "triton_absent" if facts.triton is None else "triton_broken"
     return (
         Check(
             key="bitsandbytes", label=say(lang, "bitsandbytes"),
@@ -166,7 +166,7 @@ def _add_ons(facts: MachineFacts, lang: Lang) -> tuple[Check, Check]:
             key="triton", label=say(lang, "triton"),
             value=facts.triton or say(lang, "none"), needed="", page=NO_PAGE,
             finding="note" if triton_helps else "ok",
-            reason=say(lang, "triton_absent") if triton_helps else "",
-            fix=fixes.install(facts, package) if triton_helps else None,
+            reason=say(lang, reason, error=facts.triton_error) if triton_helps else "",
+            fix=fixes.mend_triton(facts) if triton_helps else None,
         ),
     )  # fmt: skip

@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import psutil
 
+from repotune.machine import triton
 from repotune.records import Machine, Precision
 
 if TYPE_CHECKING:
@@ -23,12 +23,13 @@ _BF16_GAIN = 1.2
 """bf16 must be this much faster than fp32; less is within the noise of so short a timing."""
 
 
-def probe() -> Machine:
-    """This computer, now. Imports torch; the timing of bf16 takes about 0.1 s on a CPU."""
+def probe(*, uses_gpu: bool = True) -> Machine:
+    """This computer, now; as if it had no GPU unless ``uses_gpu``. Imports torch; the timing of
+    bf16 takes about 0.1 s on a CPU."""
     import torch
 
     ram_bytes, ram_free_bytes = ram()
-    on_gpu = torch.cuda.is_available()
+    on_gpu = uses_gpu and torch.cuda.is_available()
     return Machine(
         platform=platform.platform(),
         python=platform.python_version(),
@@ -42,7 +43,7 @@ def probe() -> Machine:
         bf16=(
             torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bf16_pays_off()
         ),
-        triton=find_spec("triton") is not None,
+        triton=not triton.what_is_missing(),
     )
 
 

@@ -204,6 +204,10 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Optional: plain PyTorch operations are used without it, which are slower.",
         "선택 사항입니다. 없으면 더 느린 PyTorch 기본 연산을 씁니다.",
     ),
+    "triton_broken": (
+        "{error}: plain PyTorch operations are used instead, which are slower.",
+        "{error}. 그래서 더 느린 PyTorch 기본 연산을 씁니다.",
+    ),
     "layer_error": (
         "One layer in 4 bits cannot be trained here: {error}",
         "4비트 계층 하나를 여기서 학습할 수 없습니다: {error}",

@@ -144,7 +144,7 @@ class Backprop:
         loss, d_TDR, memory = self._forward(inputs, contexts, policy, between_layers)
         for i in reversed(range(len(parts.layers))):
             between_layers()
-            saved = self._take_back(i, memory.pop(), policy)
+            saved = self._take_back(i, memory.pop())
             parts.layers[i].backward(d_TDR, saved, contexts[i], scratch=parts.shared, out=d_TDR)
         if parts.new_tokens is not None:
             dx_TD = d_TDR[:, : parts.shape.hidden_size]
@@ -212,7 +212,7 @@ class Backprop:
         self._offloader.park(layer, saved)
         return None
 
-    def _take_back(self, layer: int, saved: Saved | None, policy: Policy) -> Saved:
+    def _take_back(self, layer: int, saved: Saved | None) -> Saved:
         """What the layer saved; the layer below is sent for while this one computes."""
         if self._offloader is None:
             assert saved is not None

@@ -1,16 +1,19 @@
 """A model's NF4 weights on this disk, so that the next run need not read and quantise it again.
 
-    <folder>/layer-000.safetensors      the parts of a layer's matrices, by name
-    <folder>/layer-000.sha256           of that file; written last
+    v1-<id>-<precision>/layer-000.safetensors   the parts of a layer's matrices, by name
+    v1-<id>-<precision>/layer-000.sha256        of that file; written last
 
 One file a layer, so that no more than a layer is in host memory at a time. It is a cache: a layer
 that is missing or damaged is quantised again, and a disk that is full costs the cache, not the run:
-what was written so far is removed, since the run may need that room.
+what was written so far is removed, since the run may need that room. Ids change with a model's
+files and place, so what no run asks for any more is removed in its turn.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +26,12 @@ from repotune.errors import DiskFull, RunError
 from repotune.events import Emit, Notice
 from repotune.kernels.nf4 import Nf4
 
+VERSION = 1
+"""Raised when what was kept before can no longer be read."""
+KEPT = 4
+"""Folders that stay, those that were used last: 3.3 GB each of a model of 7B."""
+_FOLDER = re.compile(r"(?:v(\d+)-)?[0-9a-f]{32}-(?:bf16|fp16|fp32)")
+_FILE = re.compile(r"layer-\d{3}\.(?:safetensors|sha256)|\.layer-\d{3}\.safetensors\.partial")
 PARTS = ("packed", "scales", "group_scales", "offset")
 
 
@@ -36,9 +45,32 @@ class QuantisedLayers:
         self._folder, self._emit, self._keeps = folder, emit, keeps
         self._written: list[Path] = []
 
+    @staticmethod
+    def folder_name(weights_id: str, precision: str) -> str:
+        """Of the layers made from those weights in ``precision``."""
+        return f"v{VERSION}-{weights_id[:32]}-{precision}"
+
     def count(self) -> int:
         """How many layers are there; they may be damaged."""
         return sum(1 for _ in self._folder.glob("layer-*.sha256"))
+
+    def remove_unused(self) -> None:
+        """Remove what this version cannot read, and all but the folders that were used last.
+
+        Only folders beside this one that have its kind of name, and in them only such files.
+        """
+        others = [one for one in self._folder.parent.glob("*") if _is_ours(one)]
+        readable = sorted((one for one in others if _version(one) >= VERSION), key=_used)
+        stay = {self._folder, *readable[-KEPT:]}
+        freed = sum(_remove(one) for one in others if one not in stay)
+        if freed:
+            self._emit(
+                Notice(
+                    message=f"Removed {freed / 1e9:.1f} GB of 4-bit weights of other models, or of "
+                    f"earlier versions, from {self._folder.parent}: the next run that needs some "
+                    "of them makes them again."
+                )
+            )
 
     def read(self, layer: int, matrices: Mapping[str, Nf4]) -> bool:
         """Fill the matrices of ``layer``, given by name; False if they are not here."""
@@ -55,6 +87,8 @@ class QuantisedLayers:
                 matrix.copy_(Nf4(matrix.rows, matrix.columns, *parts))
         except (OSError, UnicodeDecodeError, SafetensorError, KeyError):
             return False
+        with suppress(OSError):  # a folder that is only read stays for others to keep
+            os.utime(self._folder)
         return True
 
     def write(self, layer: int, matrices: Mapping[str, Nf4]) -> None:
@@ -84,3 +118,37 @@ class QuantisedLayers:
 
     def _path(self, layer: int) -> Path:
         return self._folder / f"layer-{layer:03d}.safetensors"
+
+
+def _is_ours(folder: Path) -> bool:
+    is_named_so = bool(_FOLDER.fullmatch(folder.name)) and not folder.is_symlink()
+    return is_named_so and any(_FILE.fullmatch(path.name) for path in folder.glob("*"))
+
+
+def _version(folder: Path) -> int:
+    """0: from before versions had numbers."""
+    match = _FOLDER.fullmatch(folder.name)
+    return int(match[1] or 0) if match else 0
+
+
+def _used(folder: Path) -> float:
+    """When it was read or written last; 0 if it is gone meanwhile."""
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _remove(folder: Path) -> int:
+    """Bytes of the files that went."""
+    freed = 0
+    for path in folder.glob("*"):
+        # Of a run beside this one: Windows keeps what is open, and elsewhere it is read to its end.
+        with suppress(OSError):
+            size = path.stat().st_size
+            if _FILE.fullmatch(path.name):
+                path.unlink()
+                freed += size
+    with suppress(OSError):  # something else lies in it
+        folder.rmdir()
+    return freed

@@ -137,7 +137,7 @@ def config_shape(config: Mapping[str, Any], path: Path) -> Shape:
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=_key_value_heads(values, family, heads),
-            head_dim=values.whole("head_dim", _head_dim(path, hidden, heads)),
+            head_dim=values.whole("head_dim", _head_dim(hidden, heads)),
             rms_norm_eps=values.number("rms_norm_eps", 1e-6),
             rope_theta=theta,
             rope_scaling=scaling,
@@ -172,7 +172,7 @@ def gguf_shape(file: GgufFile) -> Shape:
         )
     heads = values.whole("llama.attention.head_count")
     hidden = values.whole("llama.embedding_length")
-    head_dim = values.whole("llama.attention.key_length", _head_dim(file.path, hidden, heads))
+    head_dim = values.whole("llama.attention.key_length", _head_dim(hidden, heads))
     rotary = values.whole("llama.rope.dimension_count", head_dim)
     if rotary != head_dim:
         raise ModelError(
@@ -287,7 +287,7 @@ def _key_value_heads(values: _Values, family: _Family, heads: int) -> int:
     return family.num_key_value_heads
 
 
-def _head_dim(path: Path, hidden: int, heads: int) -> int | None:
+def _head_dim(hidden: int, heads: int) -> int | None:
     """The width of a head where nothing else is said, or None if that does not come out even."""
     return hidden // heads if hidden % heads == 0 else None
 

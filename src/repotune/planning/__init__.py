@@ -1,8 +1,8 @@
 """Will it fit, how long, what it costs; which layers keep their activations.
 
-``memory`` and ``speed`` are the two models, term by term; ``rates`` and ``target`` say what a
-device can do, ``policy`` and ``fit`` what suits it, ``times`` how long its stages take (of the
-evaluation by its ``extent``), ``plan`` puts it together with ``cost``;
+``memory`` and ``speed`` are the two models, term by term, of a ``setup``; ``rates`` and ``target``
+say what a device can do, ``policy`` and ``fit`` what suits it, ``times`` how long its stages take
+(of the evaluation by its ``extent``), ``plan`` puts it together with ``cost``;
 ``offers`` are the same job on rented GPUs, ``smaller`` what to take where nothing fits.
 ``plain_stack`` is the memory of what people run today. No torch here: a plan needs
 ``records.Shape``, never the model.
@@ -12,17 +12,11 @@ from repotune.planning.duration import brief, duration, span
 from repotune.planning.extent import GAP_TOKENS, LINE_TOKENS, ON_CPU, ON_GPU, Extent
 from repotune.planning.fit import fastest, fit
 from repotune.planning.memory import (
-    Setup,
     expanded_bytes,
-    lora_parameters,
     memory_parts,
     moments_bytes,
-    packed_documents,
-    parameters,
-    resident_bytes,
     saved_layer_bytes,
     weight_bytes,
-    working_bytes,
 )
 from repotune.planning.offers import offer_costs
 from repotune.planning.plain_stack import PlainRun, plain_stack_peak
@@ -35,6 +29,7 @@ from repotune.planning.plan import (
     with_preset,
 )
 from repotune.planning.policy import choose_policy
+from repotune.planning.setup import Setup, lora_parameters, packed_documents, parameters
 from repotune.planning.smaller import smaller_model
 from repotune.planning.target import FUSED_SINCE, Target, gpu_context, gpu_target, machine_target
 from repotune.planning.times import BYTES_PER_TOKEN, Workload
@@ -71,12 +66,10 @@ __all__ = [
     "parameters",
     "plain_stack_peak",
     "plan",
-    "resident_bytes",
     "saved_layer_bytes",
     "smaller_model",
     "span",
     "suited_config",
     "weight_bytes",
     "with_preset",
-    "working_bytes",
 ]

@@ -9,15 +9,9 @@ from typing import Any, Final
 
 from repotune.config import FineTuningConfig
 from repotune.errors import DoesNotFit
-from repotune.planning.memory import (
-    Setup,
-    memory_parts,
-    packed_documents,
-    saved_layer_bytes,
-    shared_bytes,
-    slack_bytes,
-)
+from repotune.planning.memory import memory_parts, saved_layer_bytes, shared_bytes, slack_bytes
 from repotune.planning.policy import GIB, USABLE, choose_policy, needed_bytes
+from repotune.planning.setup import Setup, packed_documents
 from repotune.planning.speed import Step, step_seconds
 from repotune.planning.target import Target
 from repotune.records import LoraSpec, MemoryPart, Policy, Range, Shape, Verdict
@@ -81,6 +75,7 @@ def setup_of(shape: Shape, config: FineTuningConfig, target: Target) -> Setup:
         documents=packed_documents(tokens, rows),
         longest=config.max_seq_length,
         plain=on_gpu and not (target.fused and in_16_bits),
+        deterministic=config.deterministic,
     )
 
 

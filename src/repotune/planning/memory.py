@@ -7,12 +7,18 @@ precision. ``MEASURED`` names the runs that the terms were checked against.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from math import ceil
+from typing import Final
 
+from repotune.planning.setup import (
+    Setup,
+    embedding_parameters,
+    linear_parameters,
+    lora_parameters,
+    stacks,
+    widths,
+)
 from repotune.records import LoraSpec, MemoryPart, Policy, Saving, Shape
-
-Device: TypeAlias = Literal["cuda", "cpu"]
 
 MEASURED: Final = "one H100 80GB, torch 2.11, CodeLlama-7B shape, NF4, LoRA r16, 2026-11-25"
 NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -32,10 +38,13 @@ SEGMENTS: Final = 20 * 2**20
 """What the allocator rounds up, whatever the step."""
 UNMERGED: Final = 1.8
 """Tensors of the queries' size in holes that the allocator holds: fitted, see ``benchmarks``."""
-MEAN_DOCUMENT: Final = 700
-"""Tokens of a piece of a file in packed rows."""
 FLASH_ROWS: Final = 128
 """To whose multiples flash attention's backward rounds the rows of each document, in fp32."""
+LEAST_BOUNDS: Final = 16
+"""Of ``model.backprop``: bounds of documents are padded to at least so many, to a power of two."""
+MOST_SMS: Final = 192
+"""No GPU of the table has more multiprocessors, by which flash attention cuts its sums into parts
+where it is deterministic (``mha_varlen_bwd`` of PyTorch's ``flash_api.cpp``)."""
 PLAIN_LOGITS: Final = 2**23
 """Of ``kernels.cross_entropy``: logits of a chunk, in the compute precision and in fp32."""
 PLAIN_PIECE: Final = 64 * 2**16
@@ -49,86 +58,6 @@ CPU_FIXED: Final = 150 * 2**20
 """The chunk of logits and its gradient, what torch sets up at its first matmuls."""
 QUERY_BLOCK: Final = 128
 """Of ``kernels.attention``, which this room does not import."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """All that a step's memory and time depend on beside the policy."""
-
-    shape: Shape
-    lora: LoraSpec
-    tokens: int
-    """In flight: of the whole micro-batch on CUDA, of one row on a CPU."""
-    itemsize: int
-    """Bytes of a number in the compute precision: 2 or 4."""
-    device: Device = "cpu"
-    use_4bit: bool = False
-    documents: int | None = None
-    """Of different lengths, in flight, see ``packed_documents``; None: each row is one."""
-    longest: int | None = None
-    """Tokens of a row, in which the longest document is; None: all that are in flight."""
-    plain: bool = False
-    """On CUDA: plain operations instead of the fused ones, as ``kernels.fastest_ops`` decides."""
-
-    @property
-    def is_fused(self) -> bool:
-        """Whether the fused operations run; on a CPU they never do."""
-        return self.device == "cuda" and not self.plain
-
-
-def packed_documents(tokens: int, rows: int) -> int:
-    """About how many documents are in so many packed rows of together ``tokens``."""
-    return tokens // MEAN_DOCUMENT + rows
-
-
-def widths(shape: Shape) -> tuple[int, int, int, int]:
-    """D, Q, K and I."""
-    return (
-        shape.hidden_size,
-        shape.num_attention_heads * shape.head_dim,
-        shape.num_key_value_heads * shape.head_dim,
-        shape.intermediate_size,
-    )
-
-
-def stacks(shape: Shape, lora: LoraSpec) -> tuple[tuple[int, int, int], ...]:
-    """(inputs, outputs, R) of a layer's four matmuls: qkv, o, gate and up, down.
-
-    R is the sum of the ranks, rounded up to a multiple of 8 (``model.linear``).
-    """
-    d, q, k, i = widths(shape)
-    names = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-    sums = [lora.r * sum(name in lora.target_modules for name in stack) for stack in names]
-    ranks = [-(-one // 8) * 8 for one in sums]
-    sizes = ((d, q + 2 * k), (q, d), (d, 2 * i), (i, d))
-    return tuple((*size, rank) for size, rank in zip(sizes, ranks, strict=True))
-
-
-def linear_parameters(shape: Shape) -> int:
-    """Of the seven linears of all layers: L · (D(Q + 2K) + QD + 3DI)."""
-    d, q, k, i = widths(shape)
-    return shape.num_hidden_layers * (d * (q + 2 * k) + q * d + 3 * d * i)
-
-
-def embedding_parameters(shape: Shape) -> int:
-    """Of embedding and head: V · D each, once if they are tied."""
-    return shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
-
-
-def parameters(shape: Shape) -> int:
-    """Of the linears, embedding and head; norms and biases are not counted."""
-    return linear_parameters(shape) + embedding_parameters(shape)
-
-
-def lora_parameters(shape: Shape, lora: LoraSpec) -> int:
-    """r · (inputs + outputs) of each adapted linear, and the rows of new tokens."""
-    d, q, k, i = widths(shape)
-    width = {
-        "q_proj": d + q, "k_proj": d + k, "v_proj": d + k, "o_proj": q + d,
-        "gate_proj": d + i, "up_proj": d + i, "down_proj": i + d,
-    }  # fmt: skip
-    rows = len(lora.trainable_token_indices) * (1 if shape.tie_word_embeddings else 2)
-    return rows * d + shape.num_hidden_layers * lora.r * sum(width[m] for m in lora.target_modules)
 
 
 def saved_layer_bytes(
@@ -158,9 +87,8 @@ def saved_layer_bytes(
     return tokens * (itemsize * numbers[saving] + statistics)
 
 
-def resident_bytes(shape: Shape, lora: LoraSpec, *, itemsize: int) -> int:
-    """Dense weights on a CPU, with LoRA's masters and optimizer state beside them."""
-    setup = Setup(shape=shape, lora=lora, tokens=0, itemsize=itemsize)
+def resident_bytes(setup: Setup) -> int:
+    """Weights, with LoRA's masters and optimizer state beside them."""
     return weight_bytes(setup) + embedding_bytes(setup) + adapter_bytes(setup)
 
 
@@ -262,25 +190,42 @@ def uses_flash(setup: Setup) -> bool:
     """Whether cuDNN's attention cannot be used, as ``kernels.triton`` decides for usual heads."""
     _, q, k, _ = widths(setup.shape)
     windowed = setup.shape.sliding_window is not None
-    return setup.documents is not None or k < q or windowed
+    return setup.deterministic or setup.documents is not None or k < q or windowed
 
 
 def attention_bytes(setup: Setup) -> int:
     """What attention's backward allocates: dq, dk and dv, dq in fp32, and small statistics.
 
-    Flash attention (documents of several lengths, grouped queries, a window) copies its output and
-    the gradient, gives each query head its own dk and dv, and pads each document in fp32. Without
-    fused operations this is the peak of all that plain ones allocate, see ``plain_bytes``.
+    Flash attention (documents of several lengths, grouped queries, a window, deterministic) copies
+    its output and the gradient, gives each query head its own dk and dv, and pads each document in
+    fp32. Without fused operations this is the peak of all that plain ones allocate, see
+    ``plain_bytes``.
     """
     if not setup.is_fused:
         return plain_bytes(setup)
     _, q, k, _ = widths(setup.shape)
-    heads, padded = setup.shape.num_attention_heads, setup.tokens
     numbers = q + 2 * k
     if uses_flash(setup):
         numbers += 2 * q + (2 * q if k < q else 0)
-        padded += FLASH_ROWS * (setup.documents or 0)
-    return setup.tokens * (setup.itemsize * numbers + 8 * heads) + padded * 4 * q
+    statistics = 8 * setup.shape.num_attention_heads
+    return setup.tokens * (setup.itemsize * numbers + statistics) + _dq_rows(setup) * 4 * q
+
+
+def _dq_rows(setup: Setup) -> int:
+    """Of dq in fp32. Where flash attention is deterministic each part of its sums has its own: as
+    many parts as occupy the GPU, which are most where each row is one document."""
+    if not uses_flash(setup):
+        return setup.tokens
+    documents = setup.documents or 0
+    if not setup.deterministic:
+        return setup.tokens + FLASH_ROWS * documents
+    whole = max(1, setup.tokens // (setup.longest or setup.tokens))
+    padded = max(LEAST_BOUNDS, 2 ** documents.bit_length()) if documents else whole
+    heads = setup.shape.num_attention_heads
+    return max(
+        ceil(MOST_SMS / (count * heads)) * (setup.tokens + FLASH_ROWS * count)
+        for count in (whole, padded)
+    )
 
 
 def plain_bytes(setup: Setup) -> int:
@@ -297,6 +242,9 @@ def plain_bytes(setup: Setup) -> int:
     longest = min(setup.longest or tokens, tokens)
     heads = setup.shape.num_attention_heads
     attention = longest * (w * (4 * q + 2 * k) + 4 * q + 8 * heads)
+    if setup.deterministic:
+        block = longest * (2 * QUERY_BLOCK * heads + heads + k) + 3 * QUERY_BLOCK * q
+        attention = w * (tokens * q + longest * (2 * q + 2 * k) + block)
     largest = d * max(q, i) if setup.use_4bit else 0
     weight = 6 * min(largest, PLAIN_PIECE) + largest // 4
     layer = w * tokens * (q + 2 * k) + max(attention, 12 * tokens * d, weight)
@@ -352,7 +300,7 @@ def working_bytes(shape: Shape, *, tokens: int, itemsize: int) -> int:
 
 def shared_bytes(setup: Setup, savings: frozenset[Saving]) -> int:
     """All that does not depend on how many layers save what: resident, scratch and slack."""
-    resident = weight_bytes(setup) + embedding_bytes(setup) + adapter_bytes(setup)
+    resident = resident_bytes(setup)
     if setup.device == "cpu":
         working = working_bytes(setup.shape, tokens=setup.tokens, itemsize=setup.itemsize)
         return resident + working

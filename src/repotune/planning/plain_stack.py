@@ -10,12 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from repotune.planning.memory import (
-    embedding_parameters,
-    linear_parameters,
-    lora_parameters,
-    widths,
-)
+from repotune.planning.setup import embedding_parameters, linear_parameters, lora_parameters, widths
 from repotune.records import LoraSpec, Shape
 
 BNB_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)

@@ -17,15 +17,14 @@ from repotune.planning.fit import (
     lora_of,
     nearest,
 )
-from repotune.planning.memory import (
-    Setup,
-    lora_parameters,
-    offloaded_bytes,
-    packed_documents,
-    weight_bytes,
-)
+from repotune.planning.memory import offloaded_bytes, weight_bytes
 from repotune.planning.plain_stack import PlainRun, plain_stack_peak
 from repotune.planning.policy import GIB, USABLE, needed_bytes
+from repotune.planning.setup import (
+    Setup,
+    lora_parameters,
+    packed_documents,
+)
 from repotune.planning.target import Target
 from repotune.planning.times import Workload, run_times
 from repotune.records import (

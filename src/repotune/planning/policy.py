@@ -10,14 +10,12 @@ from typing import Final
 from repotune.errors import DoesNotFit
 from repotune.planning.memory import (
     STAGED_LAYERS,
-    Device,
-    Setup,
     expanded_layer_bytes,
     moments_bytes,
-    packed_documents,
     saved_layer_bytes,
     shared_bytes,
 )
+from repotune.planning.setup import Device, Setup, packed_documents
 from repotune.records import LayerPolicy, Policy, Saving
 
 GIB: Final = 2**30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from repotune.config import FineTuningConfig
 from repotune.planning.fit import fastest
-from repotune.planning.memory import parameters
+from repotune.planning.setup import parameters
 from repotune.planning.target import Target
 from repotune.records import KnownModel, Shape
 from repotune.tables import models

@@ -13,15 +13,12 @@ from repotune.planning.memory import (
     MASTER_BYTES,
     NF4_BYTES,
     PLAIN_PIECE,
-    Setup,
-    linear_parameters,
-    lora_parameters,
+    QUERY_BLOCK,
     saved_layer_bytes,
-    stacks,
     uses_flash,
-    widths,
 )
 from repotune.planning.rates import Rates
+from repotune.planning.setup import Setup, linear_parameters, lora_parameters, stacks, widths
 from repotune.records import Policy, Saving
 
 BACKWARD_ATTENTION: Final = 2.5
@@ -50,6 +47,8 @@ PLAIN_TRAFFIC: Final = 3
 """PyTorch's plain operations read and write that many times what a fused one does."""
 PLAIN_OPERATIONS: Final = 183
 """Of a layer on a GPU without the fused ones, counted in ``kernels``."""
+BLOCK_OPERATIONS: Final = 25
+"""Of ``kernels.attention``, for a block of queries forward and backward."""
 PLAIN_DEQUANTISED: Final = 20.5
 """Bytes per parameter that ``kernels.nf4.dequantise`` reads and writes before the last number: a
 code, its index twice, fp32 four times."""
@@ -143,7 +142,7 @@ def recomputed_parameters(setup: Setup, policy: Policy) -> int:
 def attention_flops(setup: Setup, policy: Policy, row_tokens: int) -> float:
     """Per token: 4Q for each of the S/2 tokens before it that it sees on average, forward; 2.5
     times that backward; once more for a layer that saves only its input, and for the backward of
-    plain attention on a GPU.
+    PyTorch's plain attention on a GPU, which a deterministic run does without.
 
     In packed rows a token sees as many as a document has on average: half of a document's tokens
     are before it, and long documents have more tokens than short ones.
@@ -154,7 +153,7 @@ def attention_flops(setup: Setup, policy: Policy, row_tokens: int) -> float:
     seen += ATTENTION_EDGE if setup.device == "cuda" else CPU_ATTENTION_EDGE
     forward = 4 * widths(setup.shape)[1] * seen
     again = sum(layer.saving == "input" for layer in policy.layers)
-    if setup.device == "cuda" and setup.plain:
+    if setup.device == "cuda" and setup.plain and not setup.deterministic:
         again += setup.shape.num_hidden_layers
     return forward * (setup.shape.num_hidden_layers * (1 + BACKWARD_ATTENTION) + again)
 
@@ -228,11 +227,13 @@ def operations(setup: Setup, policy: Policy) -> float:
 
 
 def plain_operations(setup: Setup) -> int:
-    """Of a layer: a 4-bit matrix is dequantised twice, by five operations and four a piece."""
+    """Of a layer: a 4-bit matrix is dequantised twice, by five operations and four a piece;
+    deterministic attention goes by blocks of queries of each document."""
     d, q, k, i = widths(setup.shape)
     sizes = (d * q, d * k, d * k, d * q, d * i, d * i, d * i)
     pieces = sum(5 + 4 * -(-size // PLAIN_PIECE) for size in sizes)
-    return PLAIN_OPERATIONS + (2 * pieces if setup.use_4bit else 0)
+    blocks = setup.tokens // QUERY_BLOCK + (setup.documents or 1) if setup.deterministic else 0
+    return PLAIN_OPERATIONS + BLOCK_OPERATIONS * blocks + (2 * pieces if setup.use_4bit else 0)
 
 
 def _transfer(setup: Setup, policy: Policy, rates: Rates, work: float) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from repotune.planning.memory import Device, context_bytes
+from repotune.planning.memory import context_bytes
 from repotune.planning.rates import RateRange, cpu_rates, gpu_rates
+from repotune.planning.setup import Device
 from repotune.records import Calibration, Gpu, Machine, Range
 
 VISIBLE: Final = 0.94

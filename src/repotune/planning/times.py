@@ -15,8 +15,9 @@ from repotune.config import FineTuningConfig
 from repotune.planning.cost import scaled
 from repotune.planning.extent import GAP_TOKENS, LINE_TOKENS, ON_CPU, ON_GPU, Extent
 from repotune.planning.fit import Fit, passes_per_step, step_of
-from repotune.planning.memory import NF4_BYTES, Setup, embedding_parameters, linear_parameters
+from repotune.planning.memory import NF4_BYTES
 from repotune.planning.rates import Rates
+from repotune.planning.setup import Setup, embedding_parameters, linear_parameters
 from repotune.planning.speed import FORWARD_SHARE, Step, operations
 from repotune.planning.target import Target
 from repotune.records import Policy, Range, Shape

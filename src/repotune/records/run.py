@@ -197,7 +197,7 @@ class Machine:
     bf16: bool
     """Whether bf16 matmuls are faster here than fp32 ones."""
     triton: bool = True
-    """Whether Triton is installed, which the fused kernels are written in."""
+    """Whether Triton works, which the fused kernels are written in."""
 
     @property
     def has_fused_kernels(self) -> bool:

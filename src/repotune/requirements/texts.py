@@ -1,4 +1,4 @@
-"""The words of the page in English and Korean; the figures are filled in.
+"""The sentences of the page in English and Korean; the figures are filled in.
 
 Both carry the same figures, in digits: a test compares them.
 """
@@ -7,112 +7,9 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-Lang: TypeAlias = Literal["en", "ko"]
+from repotune.requirements.words import WORDS
 
-WORDS: Final[dict[str, tuple[str, str]]] = {
-    "fits": ("fits", "가능"),
-    "tight": ("tight", "빠듯함"),
-    "does_not_fit": ("does not fit", "불가"),
-    "fits_in": ("{verdict}: {used} of {free} GiB", "{verdict}: {free} GiB 중 {used}"),
-    "minimum": ("minimum", "최소"),
-    "recommended": ("recommended", "권장"),
-    "best": ("best", "최적"),
-    "bits_4_word": ("4-bit", "4비트"),
-    "bits_16_word": ("16-bit", "16비트"),
-    "hours": ("hours", "시간"),
-    "days": ("days", "일"),
-    "minutes": ("minutes", "분"),
-    "files_word": ("{count} files", "파일 {count}개"),
-    "against": ("{what} against {other}", "{other} 대비 {what}"),
-    "in_summary": ("{what} (its summary)", "{what}(기존 안내의 요약)"),
-    "or_more": ("{what} or more", "{what} 이상"),
-    "cores": ("{count} cores", "{count}코어"),
-    "free": ("free", "무료"),
-    "per_hour": ("{price} an hour", "시간당 {price}"),
-    "per_month": ("{price} a month", "월 {price}"),
-    "hours_week": ("{count} hours a week", "주당 {count}시간"),
-    "hours_session": ("{count} hours a session", "세션당 {count}시간"),
-    "hours_bought": ("{count} hours for it", "그 값으로 {count}시간"),
-    "no_limit": ("none", "없음"),
-    "not_computed": ("not computed", "계산 대상 아님"),
-    "no_card": ("no known card", "해당 카드 없음"),
-    "agrees": ("Lies in the old page's range.", "기존 안내의 범위 안입니다."),
-    "same_verdict": ("The same verdict.", "판정이 같습니다."),
-    # parts of a computer
-    "vram": ("GPU memory", "GPU 메모리"),
-    "ram": ("RAM", "RAM"),
-    "cpu": ("CPU", "CPU"),
-    "disk": ("disk", "디스크"),
-    "download": ("download of the model", "모델 내려받기"),
-    "quantised_weights": ("quantised weights", "양자화한 가중치"),
-    "checkpoints": ("checkpoints", "체크포인트"),
-    "adapter": ("adapter", "어댑터"),
-    "corpus": ("corpus and rows", "코퍼스와 토큰 행"),
-    "total": ("total", "합계"),
-    # what a layer saves
-    "level_all": ("everything, nothing recomputed", "모두 저장, 재계산 없음"),
-    "level_attention": ("all but gate and up", "gate와 up만 빼고 저장"),
-    "level_outputs": ("input and attention's output", "입력과 어텐션 출력만 저장"),
-    "level_outputs_host": (
-        "the same, waiting in host memory",
-        "같은 것을 호스트 메모리에 보관",
-    ),
-    "level_moments_host": (
-        "the same, and the optimizer's moments in host memory",
-        "위와 같고 옵티마이저의 모멘트도 호스트 메모리에 보관",
-    ),
-    "level_input": (
-        "only the input, on the GPU (if the host has no room)",
-        "입력만, GPU에 보관(호스트에 자리가 없을 때)",
-    ),
-    # remedies
-    "step_bits_16": ("start: {settings}", "시작: {settings}"),
-    "step_batch": (
-        "batch {batch} with accumulation {accumulation}, as many rows a step",
-        "배치 {batch}, 누적 {accumulation}(스텝당 행 수는 그대로)",
-    ),
-    "step_bits_4": ("weights in 4 bits", "가중치를 4비트로"),
-    "step_length": ("rows of {length} tokens", "행 길이 {length} 토큰"),
-    # heads of tables
-    "col_tier": ("tier", "단계"),
-    "col_meaning": ("what it means here", "여기서의 뜻"),
-    "col_card": ("smallest card", "가장 작은 카드"),
-    "col_settings": ("batch / accumulation / length / weights", "배치 / 누적 / 길이 / 가중치"),
-    "col_vram": ("GPU memory, GiB", "GPU 메모리, GiB"),
-    "col_ram": ("RAM of the run, GiB", "실행이 쓰는 RAM, GiB"),
-    "col_disk": ("disk, GiB", "디스크, GiB"),
-    "col_time": ("time for {files} files", "파일 {files}개 시간"),
-    "col_item": ("item", "항목"),
-    "col_gib": ("GiB", "GiB"),
-    "col_gpu": ("GPU", "GPU"),
-    "col_memory": ("sold as, GB", "표기 용량, GB"),
-    "col_verdict": ("verdict", "판정"),
-    "col_of": ("GPU memory, of what is free, GiB", "GPU 메모리 / 쓸 수 있는 양, GiB"),
-    "col_preset": ("from", "출처"),
-    "old_page": ("old page", "기존 안내"),
-    "planner": ("planner", "계획기"),
-    "col_batch": ("batch × length", "배치 × 길이"),
-    "col_plain": ("transformers + peft, GiB", "transformers + peft, GiB"),
-    "col_smallest": ("cards from", "최소 카드"),
-    "col_device": ("device", "장치"),
-    "col_what": ("what", "대상"),
-    "col_ours": ("computed", "계산값"),
-    "col_why": ("why", "이유"),
-    "col_order": ("step", "순서"),
-    "col_saves": ("saves, GiB", "절약, GiB"),
-    "col_host": ("host memory, GiB", "호스트 메모리, GiB"),
-    "col_cost": ("time a token", "토큰당 시간"),
-    "col_offer": ("offer", "상품"),
-    "col_price": ("price, USD", "가격, USD"),
-    "col_limits": ("limits", "제한"),
-    "col_money": ("money, USD", "비용, USD"),
-    "col_sessions": ("sessions / weeks", "세션 / 주"),
-    "col_date": ("source and date", "출처와 날짜"),
-    "col_part": ("part", "구성"),
-    "col_needed": ("needed", "필요"),
-    "col_source": ("source", "출처"),
-    "col_day": ("date", "날짜"),
-}
+Lang: TypeAlias = Literal["en", "ko"]
 
 PROSE: Final[dict[str, tuple[str, str]]] = {
     "title": ("System requirements: {model}", "시스템 요구사항: {model}"),

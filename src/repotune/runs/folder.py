@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from repotune.durable import sync_folder, writing
+from repotune.durable import partial_of, sync_folder, writing
 from repotune.errors import RunError
 from repotune.runs.lock import lock
 from repotune.runs.run_json import (
@@ -19,7 +19,6 @@ from repotune.runs.run_json import (
     RunState,
     Status,
     now_utc,
-    partial_of,
     read_state,
     sha256_of,
     this_process,

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from repotune.durable import sync_folder, write_durably, writing
+from repotune.durable import partial_of, sync_folder, write_durably, writing
 from repotune.errors import RunError
 
 Status: TypeAlias = Literal["running", "interrupted", "finished", "failed"]
@@ -127,8 +127,3 @@ def this_process() -> dict[str, Any]:
 def now_utc() -> str:
     """ISO 8601, UTC, to the millisecond."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def partial_of(path: Path) -> Path:
-    """Where ``path`` is written before it gets its name."""
-    return path.with_name(f".{path.name}.partial")

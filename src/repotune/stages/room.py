@@ -39,7 +39,9 @@ def check_room(folder: RunFolder, job: Job, emit: Emit) -> bool:
 
 def _is_room_to_keep(folder: RunFolder, job: Job, run_bytes: int, emit: Emit) -> bool:
     cache, layers = quantised_folder(job.base, job.precision), job.shape.num_hidden_layers
-    missing = layers - QuantisedLayers(cache, emit).count()
+    kept = QuantisedLayers(cache, emit)
+    kept.remove_unused()
+    missing = layers - kept.count()
     need, free = weight_bytes(job.setup) * missing // layers, free_bytes(cache)
     if drive(cache) == drive(folder.path):
         free -= run_bytes

@@ -162,6 +162,8 @@ def _about(folder: RunFolder) -> dict[str, Any]:
 
 
 def record_healing(folder: RunFolder, event: Healed, *, stage: str) -> None:
-    """Note it in the run. Raises RunError or DiskFull."""
+    """Note it in the run, and how the run goes on. Raises RunError or DiskFull."""
+    noted = {"stage": stage, **asdict(event)}
+    passes = noted.pop("passes")
     healed = folder.state().facts.get("healed", [])
-    folder.update(facts={"healed": [*healed, {"stage": stage, **asdict(event)}]})
+    folder.update(facts={"healed": [*healed, noted], "passes": passes})

@@ -45,6 +45,7 @@ def this_target(emit: Emit = ignore) -> tuple[Target, list[str]]:
 
 def _look(emit: Emit) -> tuple[Machine, int, Calibration | None, list[str]]:
     """This computer, its GPU's memory in all, what was measured on it, and notes; no torch."""
+    from repotune.machine import triton
     from repotune.machine.calibrate import for_precision
     from repotune.machine.driver import ask_driver
     from repotune.machine.identity import machine_id
@@ -79,9 +80,14 @@ def _look(emit: Emit) -> tuple[Machine, int, Calibration | None, list[str]]:
         gpu=gpu.name if gpu else None,
         gpu_free_bytes=gpu.free_bytes if gpu else 0,
         bf16=bf16,
-        triton=find_spec("triton") is not None,
+        triton=not triton.what_is_missing(),
     )
     measured = for_precision(rates, precision) if rates else None
+    if gpu is not None and bf16 and (missing := triton.what_is_missing()):
+        notes.append(
+            f"{missing}, so the plan is for plain PyTorch, which is slower: `repotune doctor` says "
+            "how to mend it."
+        )
     if (record := track_record(read_outcomes(key, emit=emit))) is not None:
         notes.append(record)
     return machine, gpu.memory_bytes if gpu else 0, measured, notes

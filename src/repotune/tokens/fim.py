@@ -20,7 +20,6 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-Order: TypeAlias = Literal["psm", "spm"]
 Spm: TypeAlias = Literal["never", "joined", "apart"]
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from repotune.durable import sync_file, sync_folder, write_durably, writing
+from repotune.durable import sync_file, whole_folder, write_durably
 from repotune.errors import RunError
 from repotune.records import IGNORE, IntArray, Row, RowsSummary
 from repotune.tokens.pieces import Piece
@@ -80,30 +79,19 @@ def write_rows(
     The summary comes back with its fingerprint: SHA-256 over version, layout, settings, ids and
     starts. Raises DiskFull or RunError if the disk does not take the rows; nothing is left then.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    with writing(folder):
-        if partial.exists():  # of a process that was killed
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        try:
-            header = {"version": VERSION, **asdict(layout), "settings": settings}
-            digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-            rows_per_shard = max(1, shard_tokens // layout.max_seq_length)
-            lines, shards = _write_shards(partial, rows, layout, rows_per_shard, digest)
-            digest.update(json.dumps([line["starts"] for line in lines]).encode())
-            summary = replace(summary, fingerprint=digest.hexdigest())
-            table = pa.Table.from_pylist(lines, schema=_SCHEMA)
-            pq.write_table(table, partial / ROWS, compression="zstd")
-            sync_file(partial / ROWS)
-            content = {**header, "shards": shards, "summary": asdict(summary)}
-            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-            write_durably(partial / TOKENS, text.encode())
-            sync_folder(partial)
-            partial.rename(folder)
-            sync_folder(folder.parent)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    with whole_folder(folder) as partial:
+        header = {"version": VERSION, **asdict(layout), "settings": settings}
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        rows_per_shard = max(1, shard_tokens // layout.max_seq_length)
+        lines, shards = _write_shards(partial, rows, layout, rows_per_shard, digest)
+        digest.update(json.dumps([line["starts"] for line in lines]).encode())
+        summary = replace(summary, fingerprint=digest.hexdigest())
+        table = pa.Table.from_pylist(lines, schema=_SCHEMA)
+        pq.write_table(table, partial / ROWS, compression="zstd")
+        sync_file(partial / ROWS)
+        content = {**header, "shards": shards, "summary": asdict(summary)}
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        write_durably(partial / TOKENS, text.encode())
     return summary
 
 

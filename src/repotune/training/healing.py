@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Final, TypeAlias, TypeVar
 
 import torch
@@ -118,7 +119,7 @@ class Memory:
         self._emit(
             Healed(
                 step=step, remedy=remedy, rows_per_pass=found.rows,
-                tokens_per_pass=self._tokens(found), policy=found.policy.reason,
+                tokens_per_pass=self._tokens(found), passes=asdict(found),
             )
         )  # fmt: skip
         return found

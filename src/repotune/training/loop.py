@@ -15,6 +15,7 @@ import torch
 
 from repotune.errors import DoesNotFit, RepotuneError, TrainingError
 from repotune.events import Emit, Notice, StageDone, StageStarted
+from repotune.model.new_tokens import SUFFIX
 from repotune.records import Passes, TrainResult
 from repotune.training.checkpoint import Checkpoint
 from repotune.training.healing import HalfUpdated, Memory, Replan, explaining_a_lost_gpu
@@ -76,9 +77,12 @@ def train(
     started = time.perf_counter()
     global_batch = batch_size * gradient_accumulation_steps
     _check_rows(len(rows), global_batch, emit)
+    state = decoder.lora_state()
     optimizer = AdamW(
-        decoder.lora_flat(), decoder.lora_state(), weight_decay=weight_decay,
+        decoder.lora_flat(), state, weight_decay=weight_decay,
         on_host=passes.policy.optimizer_offloaded,
+        # Zero is no place for a row of an embedding, as it is for a change of the weights.
+        undecayed=[name for name in state if name.endswith(SUFFIX)],
     )  # fmt: skip
     reached = _start(decoder, optimizer, resume_from, loss_scale, seed, fingerprint, about)
     saver = Saver(

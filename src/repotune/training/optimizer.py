@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -19,16 +19,20 @@ class AdamW:
     ``flat`` [N] fp32 is updated in place, by the gradient in its ``.grad``; ``weights`` are views
     that cover it. All state exists from the start, so that memory is known before the first step.
     One tensor is one launch on a GPU, where hundreds would keep it waiting for the host. With
-    ``on_host`` the moments wait in pinned host memory, and come and go in chunks.
+    ``on_host`` the moments wait in pinned host memory, and come and go in chunks. The weights named
+    in ``undecayed``, which are the last ones, are not drawn to zero.
     """
 
     def __init__(
         self, flat: Tensor, weights: Mapping[str, Tensor], *, weight_decay: float,
-        on_host: bool = False,
+        on_host: bool = False, undecayed: Collection[str] = (),
     ) -> None:  # fmt: skip
         assert sum(weight.numel() for weight in weights.values()) == flat.numel()
         self._flat, self._weights, self._weight_decay = flat, weights, weight_decay
         self._on_host = on_host
+        self._decayed = flat.numel() - sum(weights[name].numel() for name in undecayed)
+        first = flat.storage_offset() + self._decayed
+        assert all(weights[name].storage_offset() >= first for name in undecayed)
         self._exp_avg, self._exp_avg_sq = (self._zeros(on_host=on_host) for _ in range(2))
         self._steps = torch.zeros((), dtype=torch.float32, device=flat.device)
         self.updates = 0
@@ -73,16 +77,15 @@ class AdamW:
         self.updates += 1
         skip = (~figures.isfinite().all()).float().reshape(1)
         self._steps += 1
-        size = CHUNK if self._on_host else self._flat.numel()
         tensors = (self._flat, self._gradient(), self._exp_avg, self._exp_avg_sq)
-        for parts in zip(*(torch.split(one, size) for one in tensors), strict=True):
-            weight, gradient, *waiting = parts
+        for part, weight_decay in self._parts():
+            weight, gradient, *waiting = (one[part] for one in tensors)
             moments = [one.to(self._flat.device, non_blocking=True) for one in waiting]
             # torch.optim's own fused kernel, called itself for the sake of ``found_inf``.
             torch._fused_adamw_(
                 [weight], [gradient], [moments[0]], [moments[1]], [], [self._steps],
                 lr=learning_rate, beta1=BETAS[0], beta2=BETAS[1],
-                weight_decay=self._weight_decay, eps=EPSILON, amsgrad=False, maximize=False,
+                weight_decay=weight_decay, eps=EPSILON, amsgrad=False, maximize=False,
                 grad_scale=None, found_inf=skip,
             )  # fmt: skip
             if self._on_host:
@@ -98,6 +101,14 @@ class AdamW:
             self.exp_avg[name].copy_(exp_avg[name])
             self.exp_avg_sq[name].copy_(exp_avg_sq[name])
         self._steps.fill_(steps)
+
+    def _parts(self) -> Iterator[tuple[slice, float]]:
+        """What is updated at a time, with its weight decay."""
+        size = CHUNK if self._on_host else self._flat.numel()
+        spans = (0, self._decayed, self._weight_decay), (self._decayed, self._flat.numel(), 0.0)
+        for begin, end, weight_decay in spans:
+            for start in range(begin, end, size):
+                yield slice(start, min(start + size, end)), weight_decay
 
     def _zeros(self, *, on_host: bool) -> Tensor:
         if on_host and self._flat.is_cuda:

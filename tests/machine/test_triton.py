@@ -1,0 +1,37 @@
+"""What Triton lacks is seen without it."""
+
+import sys
+
+import pytest
+
+from repotune.machine import probe, triton
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    monkeypatch.setattr(triton, "find_spec", lambda name: object())
+    monkeypatch.setattr(triton.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(triton.sysconfig, "get_path", lambda name: "/nowhere")
+
+
+def test_what_is_not_installed_cannot_lack_anything(monkeypatch):
+    monkeypatch.setattr(triton, "find_spec", lambda name: None)
+    assert triton.what_is_missing() == "Triton is not installed"
+    assert not probe(uses_gpu=False).triton
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows' Triton has a compiler of its own")
+def test_a_compiler_and_headers_are_what_it_needs(installed, tmp_path, monkeypatch):
+    assert triton.what_is_missing() == ("Triton does not find Python's headers (/nowhere/Python.h)")
+    monkeypatch.setattr(triton.sysconfig, "get_path", lambda name: str(tmp_path))
+    (tmp_path / "Python.h").touch()
+    assert triton.what_is_missing() == ""
+    assert probe(uses_gpu=False).triton
+    monkeypatch.setattr(triton.shutil, "which", lambda name: None)
+    assert triton.what_is_missing() == "Triton does not find a C compiler (gcc or clang)"
+    assert not probe(uses_gpu=False).triton
+
+
+def test_on_windows_it_brings_its_own(installed, monkeypatch):
+    monkeypatch.setattr(triton.sys, "platform", "win32")
+    assert triton.what_is_missing() == ""
