@@ -37,8 +37,6 @@ LEAST_CONTEXT: Final = 1024
 """With fewer an editor's prompt is mostly cut off."""
 SLOTS: Final = 2
 """Requests that are answered at a time: an editor hangs up on one and sends the next."""
-KV_BYTES: Final = 2
-"""A number of a key or value is stored in fp16."""
 SLACK_BYTES: Final = 300_000_000
 """llama.cpp's own buffers, and a Python process for each model."""
 LOAD: Final = "load"
@@ -72,10 +70,10 @@ class Serving:
         """Sleep, then raise ExportError if a model's process has ended meanwhile."""
         time.sleep(seconds)
         for name, process in self.processes.items():
-            if process.exit_code is not None:
+            if process.has_ended:
                 raise ExportError(
-                    f"llama.cpp's process for {name} ended with exit code {process.exit_code}: "
-                    "start `repotune serve` again, and report it if that happens twice."
+                    f"The process that answers for {name} has ended: start `repotune serve` again, "
+                    "and report it if that happens twice."
                 )
 
 
@@ -235,8 +233,8 @@ def _bytes(job: Job, models: int, quantisation: Quantisation, context: int) -> i
     from repotune.export import model_bytes
 
     shape = job.shape
-    per_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * KV_BYTES
-    kept = model_bytes(shape, quantisation) + per_token * context * SLOTS + SLACK_BYTES
+    kept = model_bytes(shape, quantisation) + SLACK_BYTES
+    kept += shape.cached_token_bytes * context * SLOTS
     return models * kept
 
 
