@@ -62,20 +62,21 @@ def test_its_processes_end_with_ours_even_if_that_is_killed(tmp_path):
     ours = (
         "from pathlib import Path\nfrom repotune.vllm import VllmServer\n"
         f"server = VllmServer(Path({str(program)!r}), Path('m'), scratch=Path({str(tmp_path)!r}), "
-        f"**{WANTED!r})\nprint('ready', flush=True)\ninput()"
+        f"**{WANTED!r})\nprint(server.address, flush=True)\ninput()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", ours], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
-        assert process.stdout.readline() == b"ready\n"
+        place = Path(process.stdout.readline().decode().strip().removeprefix(UNIX))
+        assert place.exists()
         child = int(told.read_text())
         assert is_alive(child)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
     until = time.monotonic() + 10
-    while is_alive(child):
+    while is_alive(child) or place.parent.exists():
         assert time.monotonic() < until
         time.sleep(0.05)
 

@@ -71,11 +71,11 @@ class VllmServer:
         """
         self._log = scratch / f"vllm-{name}.log"
         # A socket's path may have about a hundred characters, so it lies where paths are short.
-        self._folder = Path(tempfile.mkdtemp(prefix="vllm-"))
-        place = self._folder / "s"
+        folder = Path(tempfile.mkdtemp(prefix="vllm-"))
+        place = folder / "s"
         self.address = socket_address(place)
         command = [
-            "env", *ENVIRONMENT, f"TMPDIR={self._folder}", str(program), "serve", str(model),
+            "env", *ENVIRONMENT, f"TMPDIR={folder}", str(program), "serve", str(model),
             "--served-model-name", name, "--uds", str(place), "--max-model-len", str(context),
             "--max-num-seqs", str(slots), "--max-logprobs", str(LIKELY),
             "--kv-cache-memory-bytes", str(cached_token_bytes * (context + SPARE) * slots),
@@ -89,16 +89,16 @@ class VllmServer:
                 stdin=subprocess.PIPE, stdout=out, stderr=out,
             )  # fmt: skip
         try:
-            self._say(command)
+            self._say(folder, command)
             self.version = self._ready(model)
         except BaseException:
             self.close()
             raise
 
-    def _say(self, command: list[str]) -> None:
+    def _say(self, folder: Path, command: list[str]) -> None:
         assert self._process.stdin is not None
         with suppress(OSError):  # it has ended: who waits for it will see
-            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+            self._process.stdin.write(json.dumps([str(folder), command]).encode() + b"\n")
             self._process.stdin.flush()
 
     def _ready(self, model: Path) -> str:
@@ -161,22 +161,22 @@ class VllmServer:
         with suppress(OSError):
             self._process.stdin.close()
         self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def watch() -> None:
-    """The process between: reads a command, runs it, and ends it when nobody holds the pipe."""
+    """The process between: reads a folder and a command, runs it, and ends it when nobody holds
+    the pipe; the folder goes with it."""
     if sys.platform == "win32":
         raise OSError("vLLM does not run on Windows")
     # Ctrl-C in a terminal reaches this process too: it ends by the pipe, after its parent's work.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process = subprocess.Popen(
-        json.loads(sys.stdin.readline()), stdin=subprocess.DEVNULL, start_new_session=True
-    )
+    folder, command = json.loads(sys.stdin.readline())
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     while process.poll() is None:
         if select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
             break
     _end_group(process)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
