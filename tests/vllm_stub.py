@@ -123,6 +123,8 @@ class Handler(BaseHTTPRequestHandler):
             said = {"delta": {"content": piece}} if chat else {"text": piece}
             choice = {"index": 0, "finish_reason": finish, **said}
             self.say({"id": "x", "created": 1, "model": body["model"], "choices": [choice]})
+        if body.get("stream_options", {}).get("include_usage"):
+            self.say({"id": "x", "choices": [], "usage": {"completion_tokens": 3}})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def say(self, event):

@@ -286,29 +286,23 @@ def _context(
 
     Raises DoesNotFit if weights, keys and values do not fit into it with the least there is.
     """
-    from repotune.export import merged_bytes, model_bytes
-
-    machine, shape = job.machine, job.shape
+    machine = job.machine
     free = machine.gpu_free_bytes if by_vllm and machine.gpu else machine.ram_free_bytes
-    weights = merged_bytes(shape) if by_vllm else model_bytes(shape, quantisation)
-    slack = VLLM_SLACK_BYTES if by_vllm else SLACK_BYTES
-
-    def needed(context: int) -> int:
-        return models * (weights + slack + shape.cached_token_bytes * context * SLOTS)
-
-    wanted = min(max(CONTEXT, job.config.max_seq_length), shape.max_position_embeddings)
+    bits = None if by_vllm else quantisation
+    wanted = min(max(CONTEXT, job.config.max_seq_length), job.shape.max_position_embeddings)
     context = wanted
-    while needed(context) > free and context // 2 >= LEAST_CONTEXT:
+    while _bytes(job, models, bits, context) > free and context // 2 >= LEAST_CONTEXT:
         context //= 2
-    if needed(context) > free:
+    need = _bytes(job, models, bits, context)
+    if need > free:
         fewer = ", or take fewer bits with --quantisation"
         if by_vllm:
             fewer = ", or serve by llama.cpp, which takes fewer bits"
         elif quantisation == "q4_k_m":
             fewer = ""
         raise DoesNotFit(
-            f"Serving takes {needed(context) / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB "
-            f"is free: close other programs{fewer}."
+            f"Serving takes {need / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB is free: "
+            f"close other programs{fewer}."
         )
     if context < wanted:
         emit(
@@ -318,6 +312,17 @@ def _context(
             )
         )
     return context
+
+
+def _bytes(job: Job, models: int, quantisation: Quantisation | None, context: int) -> int:
+    """Of memory: each model's weights (None: vLLM's), and the keys and values of its slots."""
+    from repotune.export import merged_bytes, model_bytes
+
+    if quantisation is None:
+        kept = merged_bytes(job.shape) + VLLM_SLACK_BYTES
+    else:
+        kept = model_bytes(job.shape, quantisation) + SLACK_BYTES
+    return models * (kept + job.shape.cached_token_bytes * context * SLOTS)
 
 
 def _try(address: str, token: str, model: ServedModel) -> Trial:
