@@ -16,11 +16,9 @@ from repotune.vllm import LIKELY, VllmServer
 BOUNDS: Final = (0.08, 0.04)
 """Of ``Proof.drift``, and of the loss: vLLM computes in 16 bits. On the starter, merged into fp16:
 0.0064 and 0.0003."""
-
-
 NAME: Final = "tuned"
-CONTEXT: Final = 1024
-"""Tokens; the passages are shorter."""
+CONTEXT: Final = 512
+"""Tokens; the fixed code has fewer in any vocabulary."""
 
 
 def ask_vllm(server: VllmServer, name: str, passages: Sequence[Passage]) -> Proof:
@@ -57,8 +55,9 @@ def ask_vllm_once(
 
     ``scratch`` is an existing folder for its log. Raises ExportError if vLLM does not load it.
     """
+    context = min(CONTEXT, shape.max_position_embeddings)
     server = VllmServer(
-        program, folder, name=NAME, context=CONTEXT, slots=1,
+        program, folder, name=NAME, context=context, slots=1,
         cached_token_bytes=shape.cached_token_bytes, compiled=False, scratch=scratch,
     )  # fmt: skip
     with server:
