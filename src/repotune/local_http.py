@@ -41,5 +41,9 @@ class _SocketConnection(http.client.HTTPConnection):
         if sys.platform == "win32":
             raise OSError("Windows' Python has no such sockets")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        try:
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(self._path)
+        except OSError:
+            self.close()
+            raise
