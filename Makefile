@@ -10,7 +10,7 @@ NVIM ?= nvim
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13 $(wildcard $(HOME)/.pyenv/versions/3.1[0-3].*/bin/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-faults test-faults-gpu test-gpu test-resolve try-editors lint bench docs clean
+.PHONY: help setup demo test test-slow test-faults test-faults-gpu test-gpu test-vllm test-resolve try-editors lint bench docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' Makefile | awk -F'#' '{printf "%-20s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ test-faults: setup ## kill runs, let the disk fail, damage checkpoints: in full 
 
 test-faults-gpu: setup ## kill runs on a CUDA device
 	$(BIN)/python -m pytest -m "faults and gpu" tests/faults
+
+test-vllm: setup ## let vLLM, where it is on PATH, read and serve a tuned model
+	@command -v vllm > /dev/null || { echo "error: there is no program vllm on PATH"; exit 1; }
+	$(BIN)/python -m pytest -m slow tests/test_serve_vllm.py
 
 test-gpu: setup ## pass the tests that need a CUDA device
 	$(BIN)/python -m pytest -m "gpu and not faults"

@@ -23,8 +23,8 @@ SOURCE = Path(repotune.__file__).parent
 
 FLOOR = {
     "errors": 0, "records": 0, "events": 0,
-    "durable": 1, "gguf_file": 1, "signals": 1, "tables": 1, "verdict_text": 1,
-    "runs": 2, "config": 2, "llama_cpp": 2, "sandbox": 2,
+    "durable": 1, "gguf_file": 1, "local_http": 1, "signals": 1, "tables": 1, "verdict_text": 1,
+    "runs": 2, "config": 2, "llama_cpp": 2, "sandbox": 2, "vllm": 2,
     "corpus": 3, "tokens": 3, "machine": 3, "kernels": 3, "planning": 3,
     "model": 4,
     "training": 5, "evaluation": 5, "export": 5, "serving": 5, "job": 5, "survey": 5,

@@ -1,7 +1,9 @@
 """From a run to each other program, on a tiny model; and once, slowly, on the starter."""
 
 import json
+import os
 import shutil
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -34,6 +36,8 @@ from repotune.records import LoraSpec
 from repotune.runs import RunFolder
 from repotune.serve import serve
 from repotune.tokens import load_tokenizer
+
+from .vllm_stub import write_program
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,8 @@ def test_peft_gets_the_adapter(run, tmp_path):
 
 
 @pytest.mark.parametrize("to", ["merged", "vllm"])
-def test_transformers_gets_one_model(to, run, base, tmp_path):
+def test_transformers_gets_one_model(to, run, base, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # without vLLM
     events = []
     done = export(run, tmp_path / "My Out", to=to, emit=events.append)
     assert done.proof is not None
@@ -83,8 +88,22 @@ def test_transformers_gets_one_model(to, run, base, tmp_path):
     assert [event.stage for event in events if isinstance(event, StageDone)] == ["export", "check"]
     assert not [event for event in events if isinstance(event, Notice)]
     if to == "vllm":
-        assert done.command == f'vllm serve "{tmp_path / "My Out"}" --served-model-name my-out'
+        command = f'vllm serve "{tmp_path / "My Out"}" --served-model-name my-out --host 127.0.0.1'
+        assert done.command == command
         assert [sentence[:11] for sentence in done.unchecked] == ["vLLM itself"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="vLLM does not run on Windows")
+def test_vllm_itself_is_asked_where_it_is_there(run, tmp_path, monkeypatch):
+    program = write_program(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    done = export(run, tmp_path / "out", to="vllm")
+    assert done.unchecked == ()
+    assert done.proof is not None
+    assert done.proof.by == "vLLM 0.32.0"
+    assert done.proof.positions > 100
+    assert 0 < done.proof.drift < done.proof.drift_bound
+    assert "vLLM 0.32.0" in (tmp_path / "out" / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("quantisation", ["f16", "q8_0", "q4_k_m"])

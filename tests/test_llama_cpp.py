@@ -97,7 +97,7 @@ def test_a_file_that_it_does_not_serve_is_one_sentence_and_no_process(tmp_path):
 def test_a_server_ends_when_its_owner_lets_go_of_it(tmp_path):
     """The owner's end of a pipe closes whatever way the owner ends."""
     with LlamaServer(starter_path(), context=128, slots=1, scratch=tmp_path) as server:
-        assert server.exit_code is None
+        assert not server.has_ended
         (process,) = [
             one for one in psutil.Process().children() if "listen()" in " ".join(one.cmdline())
         ]

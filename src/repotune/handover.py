@@ -29,6 +29,7 @@ from repotune.events import (
 from repotune.job import Job, settle, without_notices
 from repotune.records import ExportFormat, HandOver, ModelRef, Proof, Quantisation
 from repotune.runs import RunFolder, find_run
+from repotune.vllm import find_vllm
 
 if TYPE_CHECKING:
     from repotune.export import MergedWeights
@@ -44,13 +45,14 @@ WEIGHTS, CHECK = "export", "check"
 READERS: Final[dict[ExportFormat, tuple[str, ...]]] = {
     "peft": ("peft", "transformers"),
     "merged": ("transformers",),
-    "vllm": ("transformers",),
+    "vllm": ("transformers",),  # where vLLM itself is not there
     "gguf": ("xllamacpp",),
     "ollama": ("xllamacpp",),
 }
 """The packages that read an export."""
 NOT_ASKED: Final[dict[ExportFormat, str]] = {
-    "vllm": "vLLM itself did not read it: try one completion with the command.",
+    "vllm": "vLLM itself did not read it, since it is not on PATH: try one completion with the "
+    "command.",
     "ollama": "ollama itself did not read it: try one completion with the command.",
 }
 
@@ -73,6 +75,8 @@ class _Work:
     """The GGUF file's ``tokenizer.*``; empty for other formats."""
     quantiser: Path | None
     """The user's ``llama-quantize``, where it has to be used."""
+    vllm: Path | None
+    """The user's vLLM, for an export that is for it."""
     emit: Emit
 
     @property
@@ -142,6 +146,7 @@ def _prepare(
             gguf_metadata(path, job.shape.vocab_size, add_fim=job.add_fim) if is_gguf else {}
         ),
         quantiser=quantiser,
+        vllm=find_vllm() if to == "vllm" else None,
         emit=emit,
     )
 
@@ -151,13 +156,15 @@ def _export(work: _Work, partial: Path, target: Path) -> HandOver:
     from repotune.stages import read_fixed_code, why_not_read
 
     facts = _card_facts(work)  # what cannot be read of the run is said before the work
-    why_not, reading = how_to_check(*READERS[work.format]), None
+    reads_itself = work.vllm is not None
+    why_not, reading = None if reads_itself else how_to_check(*READERS[work.format]), None
     if why_not is None:
         reading = read_fixed_code(work.job, work.adapter)
         why_not = None if reading else why_not_read(work.job, "export again")
     _write(work, partial)
     proof = _check(work, partial, reading) if reading else None
-    unchecked = tuple(one for one in (why_not, NOT_ASKED.get(work.format)) if one is not None)
+    not_asked = None if reads_itself else NOT_ASKED.get(work.format)
+    unchecked = tuple(one for one in (why_not, not_asked) if one is not None)
     _write_card(partial, replace(facts, proof=proof, unchecked=unchecked))
     return HandOver(
         format=work.format,
@@ -215,7 +222,13 @@ def _counted(work: _Work) -> Callable[[int], None]:
 
 def _check(work: _Work, folder: Path, reading: Reading) -> Proof:
     """What the other side computes. Raises ExportError if that is something else."""
-    from repotune.export import ask_llama_cpp, ask_transformers, refuse_drift, why_other_tokens
+    from repotune.export import (
+        ask_llama_cpp,
+        ask_transformers,
+        ask_vllm_once,
+        refuse_drift,
+        why_other_tokens,
+    )
 
     work.emit(StageStarted(stage=CHECK))
     passages, dtype = reading.passages, reading.dtype
@@ -225,18 +238,28 @@ def _check(work: _Work, folder: Path, reading: Reading) -> Proof:
                 folder / work.file, passages, work.job.tokenizer, work.tokenizer,
                 quantisation=work.quantisation, dtype=dtype, scratch=Path(scratch),
             )  # fmt: skip
+    elif work.vllm is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            proof, other = ask_vllm_once(
+                folder, work.job.shape, passages, work.job.tokenizer, program=work.vllm,
+                scratch=Path(scratch),
+            )  # fmt: skip
+        _notice(work, other)
     elif work.format == "peft":
         base = Path(work.job.base.path)
         proof = ask_transformers(base, passages, dtype=dtype, adapter=folder)
     else:
         proof = ask_transformers(folder, passages, dtype=dtype)
-        other = why_other_tokens(folder, work.job.tokenizer)
-        if other is not None:
-            work.emit(Notice(message=other))
+        _notice(work, why_other_tokens(folder, work.job.tokenizer))
     gc.collect()  # Windows renames no folder of which a file is still mapped
     refuse_drift(proof)
     work.emit(StageDone(stage=CHECK, summary=f"{proof.by}: logits differ by {proof.drift:.2%}"))
     return proof
+
+
+def _notice(work: _Work, sentence: str | None) -> None:
+    if sentence is not None:
+        work.emit(Notice(message=sentence))
 
 
 def _write_card(folder: Path, facts: CardFacts) -> None:
@@ -309,7 +332,8 @@ def _command(work: _Work, folder: str) -> str:
         case "ollama":
             return f"ollama create {work.name} -f {place}/Modelfile"
         case _:
-            return f"vllm serve {place} --served-model-name {work.name}"
+            # By itself vLLM listens on all of the machine's addresses, without asking for a key.
+            return f"vllm serve {place} --served-model-name {work.name} --host 127.0.0.1"
 
 
 def _disk_bytes(work: _Work) -> int:

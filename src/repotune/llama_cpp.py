@@ -291,9 +291,9 @@ class LlamaServer:
         self.close()
 
     @property
-    def exit_code(self) -> int | None:
-        """None while it runs."""
-        return self._process.poll()
+    def has_ended(self) -> bool:
+        """By itself, though nobody closed it."""
+        return self._process.poll() is not None
 
     def close(self) -> None:
         """End it, whatever it is doing."""

@@ -11,8 +11,9 @@ import json
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -21,14 +22,16 @@ from repotune.errors import DoesNotFit, ExportError, UsageError
 from repotune.events import Emit, Notice, StageDone, StageStarted, ignore
 from repotune.job import Job, settle, without_notices
 from repotune.llama_cpp import LlamaServer, version
-from repotune.records import Quantisation, Served, Trial
+from repotune.records import Engine, Quantisation, Served, Trial
 from repotune.runs import RunFolder, find_run
+from repotune.vllm import VllmServer, find_vllm
 
 if TYPE_CHECKING:
-    from repotune.serving import ServedModel
-    from repotune.stages import GgufFile
+    from repotune.serving import ServedModel, Upstream
+    from repotune.stages import ProvedModel
 
 Which: TypeAlias = Literal["tuned", "base", "both"]
+Process: TypeAlias = LlamaServer | VllmServer
 
 CONTEXT: Final = 4096
 """Tokens of prompt and answer that a request may have, if the memory allows it and the model knows
@@ -37,10 +40,10 @@ LEAST_CONTEXT: Final = 1024
 """With fewer an editor's prompt is mostly cut off."""
 SLOTS: Final = 2
 """Requests that are answered at a time: an editor hangs up on one and sends the next."""
-KV_BYTES: Final = 2
-"""A number of a key or value is stored in fp16."""
 SLACK_BYTES: Final = 300_000_000
 """llama.cpp's own buffers, and a Python process for each model."""
+VLLM_SLACK_BYTES: Final = 1_500_000_000
+"""vLLM's own buffers, and its three processes, each with PyTorch."""
 LOAD: Final = "load"
 NAMES: Final[Mapping[Which, tuple[str, ...]]] = {
     "tuned": ("tuned",),
@@ -59,41 +62,44 @@ NO_EDITOR: Final = (
     "prefix and suffix, and there are no settings for editors: it completes from left to right. "
     "`repotune tune --fim-tokens add` teaches a model to fill in."
 )
+DEFAULT_QUANTISATION: Final[Quantisation] = "q8_0"
 INSTALL: Final = 'pip install "repotune[gguf]"'
 
 
 class Serving:
     """A server that runs until the ``with`` block is left, with a process for each model."""
 
-    def __init__(self, served: Served, processes: Mapping[str, LlamaServer]) -> None:
+    def __init__(self, served: Served, processes: Mapping[str, Process]) -> None:
         self.served, self.processes = served, processes
 
     def wait(self, seconds: float = 1.0) -> None:
         """Sleep, then raise ExportError if a model's process has ended meanwhile."""
         time.sleep(seconds)
         for name, process in self.processes.items():
-            if process.exit_code is not None:
+            if process.has_ended:
                 raise ExportError(
-                    f"llama.cpp's process for {name} ended with exit code {process.exit_code}: "
-                    "start `repotune serve` again, and report it if that happens twice."
+                    f"The process that answers for {name} has ended: start `repotune serve` again, "
+                    "and report it if that happens twice."
                 )
 
 
 @contextmanager
 def serve(
     run: str | Path, *, which: Which = "tuned", step: int | None = None, port: int = 8012,
-    token: str | None = None, quantisation: Quantisation = "q8_0", write_config: Path | None = None,
+    token: str | None = None, engine: Engine = "llama.cpp",
+    quantisation: Quantisation | None = None, write_config: Path | None = None,
     emit: Emit = ignore,
 ) -> Iterator[Serving]:  # fmt: skip
     """Serve the run's tuned model, its base, or both; ready when the block is entered.
 
     ``step`` takes the kept checkpoint of that step in the adapter's place; ``port`` 0 takes any
-    that is free; ``token`` None makes a random one; ``write_config`` is a folder for editors'
-    settings.
+    that is free; ``token`` None makes a random one; ``engine`` computes, llama.cpp from a file in
+    ``quantisation`` (None: q8_0), vLLM from 16-bit weights; ``write_config`` is a folder for
+    editors' settings.
 
     Raises UsageError for a port in use, a token that no header carries or a folder with files of
     the user's, RunError if the run has no such adapter, ModelError if its base model moved or
-    changed, DiskFull and DoesNotFit where there is no room, ExportError if llama.cpp is not
+    changed, DiskFull and DoesNotFit where there is no room, ExportError if the engine is not
     installed, computes something else than our decoder, or does not serve.
     """
     from repotune.serving import Door, editor_settings, refuse_others_files, write_settings
@@ -101,8 +107,7 @@ def serve(
     token = _checked_token(token)
     if write_config is not None:
         refuse_others_files(write_config)
-    if version() is None:
-        raise ExportError(f"llama.cpp, which serves the model, is not installed: run `{INSTALL}`.")
+    program = _engine(engine, quantisation)
     found = find_run(run, Path.cwd())
     if which != "base":
         found.refuse_no_adapter(step, ", or serve the base model with --base")
@@ -111,7 +116,9 @@ def serve(
     with ExitStack() as stack:
         door = Door(port, token, emit)
         stack.callback(door.close)
-        files, models, processes = _start(found, which, step, quantisation, stack, emit)
+        files, models, processes = _start(
+            found, which, step, program, quantisation or DEFAULT_QUANTISATION, stack, emit
+        )
         door.open(models)
         trials = tuple(_try(door.address, token, model) for model in models)
         settings = {}
@@ -145,77 +152,154 @@ def _checked_token(token: str | None) -> str:
     return token
 
 
+def _engine(engine: Engine, quantisation: Quantisation | None) -> Path | None:
+    """vLLM's program; None for llama.cpp. Raises ExportError if it is not installed."""
+    if engine == "llama.cpp":
+        if version() is None:
+            raise ExportError(
+                f"llama.cpp, which serves the model, is not installed: run `{INSTALL}`."
+            )
+        return None
+    if quantisation is not None:
+        raise UsageError("--quantisation is for llama.cpp; vLLM has 16-bit weights.")
+    program = find_vllm()
+    if program is None:
+        raise ExportError(
+            "There is no program `vllm` on PATH: install vLLM in an environment of its own and put "
+            "its bin folder on PATH (Linux), or serve by llama.cpp, without --engine."
+        )
+    return program
+
+
 def _start(
-    run: RunFolder, which: Which, step: int | None, quantisation: Quantisation, stack: ExitStack,
-    emit: Emit,
-) -> tuple[dict[str, GgufFile], list[ServedModel], dict[str, LlamaServer]]:  # fmt: skip
-    """The GGUF files, made where they are not there yet, each in a process of llama.cpp."""
-    from repotune.serving import ServedModel, Upstream
+    run: RunFolder, which: Which, step: int | None, program: Path | None,
+    quantisation: Quantisation, stack: ExitStack, emit: Emit,
+) -> tuple[dict[str, ProvedModel], list[ServedModel], dict[str, Process]]:  # fmt: skip
+    """The models, made where they are not there yet, each in a process of llama.cpp, or of vLLM's
+    ``program``."""
+    from repotune.serving import ServedModel
     from repotune.tokens import gguf_metadata, load_tokenizer
     from repotune.tokens.gguf_metadata import CHAT_TEMPLATE
 
-    job = settle(run.state(), without_notices(emit), uses_gpu=False)
-    context = _context(job, len(NAMES[which]), quantisation, emit)
+    job = settle(run.state(), without_notices(emit), uses_gpu=program is not None)
     base = Path(job.base.path)
     tokenizer = gguf_metadata(base, job.shape.vocab_size, add_fim=job.add_fim)
-    with run.locked():
-        files = {
-            name: _file(run, job, tokenizer, name == "tuned", step, quantisation, emit)
-            for name in NAMES[which]
-        }
+    names = NAMES[which]
+    context = _context(job, len(names), program is not None, quantisation, emit)
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-    processes, models = {}, []
-    for name, file in files.items():
-        emit(StageStarted(stage=LOAD))
-        server = LlamaServer(file.path, context=context, slots=SLOTS, scratch=scratch)
-        processes[name] = stack.enter_context(server)
+    begin = _Begin(run, job, tokenizer, step, context, scratch, stack, emit)
+    began = begin.llama_cpp(names, quantisation) if program is None else begin.vllm(names, program)
+    models = []
+    for name, (_, _, upstream) in began.items():
         # The base model itself was not taught the tokens that the run has added.
         reads = job.tokenizer if name == "tuned" else load_tokenizer(base)
-        fim, names = reads.fim, tokenizer["tokenizer.ggml.tokens"]
+        fim, written = reads.fim, tokenizer["tokenizer.ggml.tokens"]
         models.append(
             ServedModel(
                 name=name,
-                upstream=Upstream(address=server.address, key=server.key),
+                upstream=upstream,
                 tokenizer=reads,
-                fim_names=(names[fim.prefix_id], names[fim.suffix_id], names[fim.middle_id])
+                fim_names=(written[fim.prefix_id], written[fim.suffix_id], written[fim.middle_id])
                 if fim else None,
                 has_chat=CHAT_TEMPLATE in tokenizer,
                 context=context,
             )
         )  # fmt: skip
-        emit(StageDone(stage=LOAD, summary=f"{name}: {file.path.name}"))
-    return files, models, processes
+    made = {name: one for name, (one, _, _) in began.items()}
+    return made, models, {name: process for name, (_, process, _) in began.items()}
 
 
-def _file(
-    run: RunFolder, job: Job, tokenizer: Mapping[str, Any], tuned: bool, step: int | None,
-    quantisation: Quantisation, emit: Emit,
-) -> GgufFile:  # fmt: skip
-    from repotune.stages import adapter_folder, gguf_file
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    """Makes the models of a run and starts a process for each."""
 
-    if not tuned:
-        return gguf_file(
-            run, job, tokenizer, kind="base", adapter=None, quantisation=quantisation, emit=emit
-        )
-    kind = "tuned" if step is None else f"step{step}"
-    with adapter_folder(run, job, step) as adapter:
-        return gguf_file(
-            run, job, tokenizer, kind=kind, adapter=adapter, quantisation=quantisation, emit=emit
-        )
+    run: RunFolder
+    job: Job
+    tokenizer: Mapping[str, Any]
+    step: int | None
+    context: int
+    scratch: Path
+    stack: ExitStack
+    """Ends the processes."""
+    emit: Emit
+
+    def llama_cpp(
+        self, names: Sequence[str], quantisation: Quantisation
+    ) -> Mapping[str, tuple[ProvedModel, Process, Upstream]]:
+        """A GGUF file for each, made and proved before any is served."""
+        from repotune.serving import Upstream
+        from repotune.stages import gguf_file
+
+        files = {}
+        with self.run.locked():
+            for name in names:
+                with self._adapter(name) as (kind, adapter):
+                    files[name] = gguf_file(
+                        self.run, self.job, self.tokenizer, kind=kind, adapter=adapter,
+                        quantisation=quantisation, emit=self.emit,
+                    )  # fmt: skip
+        began = {}
+        for name, file in files.items():
+            self.emit(StageStarted(stage=LOAD))
+            server = self.stack.enter_context(
+                LlamaServer(file.path, context=self.context, slots=SLOTS, scratch=self.scratch)
+            )
+            began[name] = file, server, Upstream(address=server.address, key=server.key)
+            self.emit(StageDone(stage=LOAD, summary=f"{name}: {file.path.name}"))
+        return began
+
+    def vllm(
+        self, names: Sequence[str], program: Path
+    ) -> Mapping[str, tuple[ProvedModel, Process, Upstream]]:
+        """A folder for each; the server that is started is the one that proves it."""
+        from repotune.serving import VllmUpstream
+        from repotune.stages import vllm_model
+
+        began = {}
+        with self.run.locked():
+            for name in names:
+                with self._adapter(name) as (kind, adapter):
+                    model, server = vllm_model(
+                        self.run, self.job, program, kind=kind, name=name, adapter=adapter,
+                        context=self.context, slots=SLOTS, scratch=self.scratch, emit=self.emit,
+                    )  # fmt: skip
+                self.stack.enter_context(server)
+                began[name] = model, server, VllmUpstream(address=server.address, model=name)
+        return began
+
+    @contextmanager
+    def _adapter(self, name: str) -> Iterator[tuple[str, Path | None]]:
+        """What the model is called on disk, and its adapter; the base has none."""
+        from repotune.stages import adapter_folder
+
+        if name == "base":
+            yield name, None
+            return
+        with adapter_folder(self.run, self.job, self.step) as adapter:
+            yield name if self.step is None else f"step{self.step}", adapter
 
 
-def _context(job: Job, models: int, quantisation: Quantisation, emit: Emit) -> int:
+def _context(
+    job: Job, models: int, by_vllm: bool, quantisation: Quantisation, emit: Emit
+) -> int:  # fmt: skip
     """Tokens of a request: as many as the model knows and the memory that is free allows.
 
     Raises DoesNotFit if weights, keys and values do not fit into it with the least there is.
     """
+    machine = job.machine
+    free = machine.gpu_free_bytes if by_vllm and machine.gpu else machine.ram_free_bytes
+    bits = None if by_vllm else quantisation
     wanted = min(max(CONTEXT, job.config.max_seq_length), job.shape.max_position_embeddings)
-    free, context = job.machine.ram_free_bytes, wanted
-    while _bytes(job, models, quantisation, context) > free and context // 2 >= LEAST_CONTEXT:
+    context = wanted
+    while _bytes(job, models, bits, context) > free and context // 2 >= LEAST_CONTEXT:
         context //= 2
-    need = _bytes(job, models, quantisation, context)
+    need = _bytes(job, models, bits, context)
     if need > free:
-        fewer = "" if quantisation == "q4_k_m" else ", or take fewer bits with --quantisation"
+        fewer = ", or take fewer bits with --quantisation"
+        if by_vllm:
+            fewer = ", or serve by llama.cpp, which takes fewer bits"
+        elif quantisation == "q4_k_m":
+            fewer = ""
         raise DoesNotFit(
             f"Serving takes {need / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB is free: "
             f"close other programs{fewer}."
@@ -230,14 +314,15 @@ def _context(job: Job, models: int, quantisation: Quantisation, emit: Emit) -> i
     return context
 
 
-def _bytes(job: Job, models: int, quantisation: Quantisation, context: int) -> int:
-    """Of memory: each model's weights, and the keys and values of its slots."""
-    from repotune.export import model_bytes
+def _bytes(job: Job, models: int, quantisation: Quantisation | None, context: int) -> int:
+    """Of memory: each model's weights (None: vLLM's), and the keys and values of its slots."""
+    from repotune.export import merged_bytes, model_bytes
 
-    shape = job.shape
-    per_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * KV_BYTES
-    kept = model_bytes(shape, quantisation) + per_token * context * SLOTS + SLACK_BYTES
-    return models * kept
+    if quantisation is None:
+        kept = merged_bytes(job.shape) + VLLM_SLACK_BYTES
+    else:
+        kept = model_bytes(job.shape, quantisation) + SLACK_BYTES
+    return models * (kept + job.shape.cached_token_bytes * context * SLOTS)
 
 
 def _try(address: str, token: str, model: ServedModel) -> Trial:

@@ -44,6 +44,16 @@ def test_a_suffix_becomes_the_prompt_of_training(family, tmp_path):
     assert rendered(text, "a = ", "") == "a = "
 
 
+def test_nothing_is_drawn_and_no_token_is_held_back(tmp_path):
+    """The names of parameters are ollama's: its own parser was given this file."""
+    write_byte_level(tmp_path, "qwen")
+    text = modelfile("m.gguf", load_tokenizer(tmp_path), gguf_metadata(tmp_path, 700))
+    lines = [line for line in text.splitlines() if line.startswith("PARAMETER")]
+    assert lines == [
+        'PARAMETER stop "<|endoftext|>"', "PARAMETER temperature 0", "PARAMETER repeat_penalty 1",
+    ]  # fmt: skip
+
+
 def test_codellamas_tokens_and_stops(tmp_path):
     write_codellama(tmp_path)
     tokenizer, said = load_tokenizer(tmp_path), gguf_metadata(tmp_path, 32016)

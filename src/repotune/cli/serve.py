@@ -14,7 +14,7 @@ from repotune.cli.options import json_option, step_option
 from repotune.cli.progress import show_progress
 from repotune.cli.show import print_json, served_text
 from repotune.errors import UsageError
-from repotune.records import Quantisation
+from repotune.records import Engine, Quantisation
 
 
 @click.command(
@@ -45,13 +45,17 @@ from repotune.records import Quantisation
     help="Write the settings for editors into FOLDER too.",
 )  # fmt: skip
 @click.option(
-    "--quantisation", type=click.Choice(get_args(Quantisation)), default="q8_0", show_default=True,
-    help="How the weights are stored.",
+    "--engine", type=click.Choice(get_args(Engine)), default="llama.cpp", show_default=True,
+    help="Who computes. vllm has to be on PATH.",
+)  # fmt: skip
+@click.option(
+    "--quantisation", type=click.Choice(get_args(Quantisation)),
+    help="How llama.cpp's weights are stored.  [default: q8_0]",
 )  # fmt: skip
 @json_option
 def command(
     run: str, port: int, ab: bool, base: bool, step: int | None, token: str | None,
-    write_config: Path | None, quantisation: Quantisation, as_json: bool,
+    write_config: Path | None, engine: Engine, quantisation: Quantisation | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Serve until Ctrl-C."""
     if ab and base:
@@ -67,7 +71,7 @@ def command(
                 running = stack.enter_context(
                     serve.serve(
                         run, which="both" if ab else "base" if base else "tuned", step=step,
-                        port=port, token=token, quantisation=quantisation,
+                        port=port, token=token, engine=engine, quantisation=quantisation,
                         write_config=write_config, emit=emit,
                     )
                 )  # fmt: skip

@@ -19,6 +19,7 @@ from repotune.export.proof import (
     why_other_tokens,
 )
 from repotune.export.quantiser import find_program, run_program, write_quantised
+from repotune.export.vllm_proof import ask_vllm, ask_vllm_once
 
 __all__ = [
     "MODELFILE",
@@ -26,6 +27,8 @@ __all__ = [
     "adapter_shapes",
     "ask_llama_cpp",
     "ask_transformers",
+    "ask_vllm",
+    "ask_vllm_once",
     "export_adapter",
     "find_program",
     "how_to_check",

@@ -23,7 +23,8 @@ def modelfile(gguf_name: str, tokenizer: CodeTokenizer, metadata: Mapping[str, A
     return (
         f"FROM ./{gguf_name}\n\n"
         f'TEMPLATE """{_template(tokenizer, tokens)}"""\n\n'
-        f"{stops}PARAMETER temperature 0\n"
+        # Older versions put 1.1 here, which keeps code from saying a name twice.
+        f"{stops}PARAMETER temperature 0\nPARAMETER repeat_penalty 1\n"
     )
 
 

@@ -1,7 +1,8 @@
 """Ask the real other side what it computes from an export, and compare it with our decoder.
 
-``transformers`` and ``peft`` give all logits; llama.cpp the log-probabilities of the tokens that it
-finds most likely. Each is optional: where it is not installed nothing is asked.
+``transformers`` and ``peft`` give all logits; llama.cpp, and vLLM in ``vllm_proof``, the
+log-probabilities of the tokens that they find most likely. Each is optional: where it is not
+installed nothing is asked.
 
 Shapes: T tokens, V vocabulary.
 """
@@ -117,12 +118,10 @@ def ask_llama_cpp(
                 f"llama.cpp reads {text.text[:40]!r}… as other tokens than this model was trained "
                 f"on ({_first_difference(ids, ours)}): export to merged instead, and report it."
             )
-    ours_V = [functional.log_softmax(passage.logits_TV[at], 0) for passage, at in asked]
-    base_V = [functional.log_softmax(passage.base_TV[at], 0) for passage, at in asked]
-    labels = [int(passage.ids[at + 1]) for passage, at in asked]
     both = zip(LLAMA_CPP_BOUNDS[quantisation], LOGITS_BOUNDS[dtype], strict=True)
     bounds = tuple(max(pair) for pair in both)  # whichever of the two rounds more
-    return _compared_by_likely(answers.questions, labels, ours_V, base_V, bounds)
+    by = f"llama.cpp (xllamacpp {version()})"
+    return compared_by_likely(by, asked, answers.questions, bounds)
 
 
 def tokenizer_questions(
@@ -220,19 +219,25 @@ def _compared(
     )
 
 
-def _compared_by_likely(
-    answers: Sequence[Answer], labels: Sequence[int], ours_V: Sequence[Tensor],
-    base_V: Sequence[Tensor], bounds: tuple[float, ...],
+def compared_by_likely(
+    by: str, asked: Sequence[tuple[Passage, int]], answers: Sequence[Answer],
+    bounds: tuple[float, ...],
 ) -> Proof:  # fmt: skip
-    """The spread of our own log-probabilities is what their distance is measured against; the
-    loss is that of the positions at which they name the token that really follows."""
+    """The proof from log-probabilities of the most likely tokens after ``asked`` positions.
+
+    The spread of our own log-probabilities is what their distance is measured against; the loss is
+    that of the positions at which they name the token that really follows.
+    """
     likely: list[Tensor] = []
     centred: list[Tensor] = []
     nats = their_nats = 0.0
     same = with_loss = 0
-    for answer, label, row_V, without_V in zip(answers, labels, ours_V, base_V, strict=True):
+    for (passage, at), answer in zip(asked, answers, strict=True):
         if not answer.likely:
             continue
+        row_V = functional.log_softmax(passage.logits_TV[at], 0)
+        without_V = functional.log_softmax(passage.base_TV[at], 0)
+        label = int(passage.ids[at + 1])
         best = sorted(answer.likely.items(), key=lambda item: -item[1])[:COMPARED]
         tokens = [token for token, _ in best]
         theirs = torch.tensor([value for _, value in best])
@@ -246,7 +251,7 @@ def _compared_by_likely(
     theirs_N, ours_N, base_N = torch.cat(likely, 1) if likely else torch.zeros(3, 0)
     spread = float(torch.cat(centred).norm()) if centred else 0.0
     return Proof(
-        by=f"llama.cpp (xllamacpp {version()})",
+        by=by,
         positions=len(likely),
         drift=float((theirs_N - ours_N).norm()) / spread if spread else math.inf,
         drift_bound=bounds[0],

@@ -18,6 +18,7 @@ from repotune.records.figures import (
     TaskSet,
 )
 from repotune.records.handover import (
+    Engine,
     ExportFormat,
     HandOver,
     Proof,
@@ -80,6 +81,7 @@ __all__ = [
     "CorpusSummary",
     "Diagnosis",
     "Document",
+    "Engine",
     "Evaluation",
     "ExportFormat",
     "Finding",

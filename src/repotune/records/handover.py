@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 
 ExportFormat: TypeAlias = Literal["peft", "merged", "gguf", "ollama", "vllm"]
 Quantisation: TypeAlias = Literal["f16", "q8_0", "q4_k_m"]
+Engine: TypeAlias = Literal["llama.cpp", "vllm"]
+"""Who computes what is served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +72,9 @@ class Served:
     token: str
     models: tuple[str, ...]
     files: dict[str, str]
-    """Model -> its GGUF file."""
+    """Model -> its GGUF file, or its folder for vLLM."""
     proofs: dict[str, Proof]
-    """Model -> what llama.cpp computed from that file, when it was made, beside our decoder."""
+    """Model -> what was computed from it, when it was made, beside our decoder."""
     unchecked: tuple[str, ...]
     """Sentences: why a file was not compared."""
     context: int

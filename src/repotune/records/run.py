@@ -146,6 +146,11 @@ class Shape:
     sliding_window: int | None = None
     """Attention reaches at most this many positions back (Mistral 7B v0.1), None: all."""
 
+    @property
+    def cached_token_bytes(self) -> int:
+        """Keys and values of one token in all layers, in 16 bits."""
+        return 2 * 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSpec:

@@ -14,6 +14,8 @@ from repotune.tokens import CodeTokenizer, prompt_ids
 Kind: TypeAlias = Literal["completion", "infill", "chat"]
 
 DEFAULT_NEW_TOKENS: Final = 128
+COMPLETION: Final = "/v1/completions"
+LLAMA_COMPLETION: Final = "/completion"
 MARGIN: Final = 8
 """Tokens that a prompt has beside the code: BOS and those of fill in the middle."""
 STEP: Final = 128
@@ -101,7 +103,8 @@ def _completion(body: Mapping[str, Any], model: ServedModel) -> tuple[str, dict[
         )
     asked = fields.checked(body, fields.SAMPLING)
     new = _new_tokens(body, ("max_tokens",), model, unsaid=DEFAULT_NEW_TOKENS)
-    return "/v1/completions", {**asked, "prompt": ids, "max_tokens": new, "model": model.name}
+    new = min(new, model.context - len(ids))  # vLLM refuses what goes beyond
+    return COMPLETION, {**asked, "prompt": ids, "max_tokens": new, "model": model.name}
 
 
 def _ids(prompt: Any, suffix: Any, model: ServedModel) -> list[int]:
@@ -156,7 +159,7 @@ def _infill(body: Mapping[str, Any], model: ServedModel) -> tuple[str, dict[str,
     before = asked.pop("input_prefix", "") + asked.pop("prompt", "")
     after, extra = asked.pop("input_suffix", ""), asked.pop("input_extra", [])
     ids = _around(before, after, extra, model, room=model.context - new - MARGIN)
-    return "/completion", {**asked, "prompt": ids, "n_predict": new}
+    return LLAMA_COMPLETION, {**asked, "prompt": ids, "n_predict": new}
 
 
 def _around(

@@ -1,7 +1,6 @@
-"""One request to llama.cpp's server, as a stream of events that can be cancelled.
+"""One request to a model's server, as a stream of events that can be cancelled.
 
-It is always asked for a stream, with a word on how far it has read the prompt: only where it has
-something to write does llama.cpp notice that nobody listens any more, and free the slot.
+Requests are in llama.cpp's form; ``VllmUpstream`` writes them in vLLM's.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+from repotune.local_http import connection_to
 from repotune.serving.refusal import Refusal
 
 DATA: Final = b"data: "
@@ -25,29 +24,32 @@ TOO_LONG: Final = "exceed_context_size_error"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """Where llama.cpp's server listens, and the key that it wants."""
+    """Where llama.cpp's server listens, and the key that it wants.
+
+    It is always asked for a stream, with a word on how far it has read the prompt: only where it
+    has something to write does it notice that nobody listens any more, and free the slot.
+    """
 
     address: str
-    """``http://127.0.0.1:PORT``."""
+    """As ``local_http`` takes it."""
     key: str
 
     def ask(self, path: str, body: Mapping[str, Any]) -> Asked:
         """Begin a request; nothing is sent before its events are read."""
-        return Asked(self, path, body)
+        asked = {**body, "stream": True, "return_progress": True}
+        return Asked("llama.cpp", self.address, path, asked, self.key)
 
 
 class Asked:
-    """A request to llama.cpp; its events are read by one thread, and cancelled by any."""
+    """A request; its events are read by one thread, and cancelled by any."""
 
-    def __init__(self, upstream: Upstream, path: str, body: Mapping[str, Any]) -> None:
-        place = urlsplit(upstream.address)
-        self._connection = http.client.HTTPConnection(place.hostname or "", place.port)
-        self._headers = {
-            "Authorization": f"Bearer {upstream.key}",
-            "Content-Type": "application/json",
-        }
-        self._path = path
-        self._body = json.dumps({**body, "stream": True, "return_progress": True}).encode()
+    def __init__(
+        self, program: str, address: str, path: str, body: Mapping[str, Any], key: str
+    ) -> None:
+        self._program = program
+        self._connection = connection_to(address)
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        self._path, self._body = path, json.dumps(body).encode()
         self._socket: socket.socket | None = None
         self.cancelled = False
 
@@ -59,7 +61,7 @@ class Asked:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What llama.cpp writes, piece by piece, without its progress and its end mark.
+        """What the server writes, piece by piece, without its progress and its end mark.
 
         Raises Refusal for a request that it does not take, or if it cannot be reached. Ends early
         if it is cancelled.
@@ -81,7 +83,7 @@ class Asked:
 
     def _read(self, response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         if response.status != 200:
-            raise _refusal(json.loads(response.read()))
+            raise self._refusal(json.loads(response.read()))
         for line in response:
             if not line.startswith(DATA):
                 continue
@@ -90,14 +92,14 @@ class Asked:
                 return
             event = json.loads(data)
             if "error" in event:
-                raise _refusal(event)
+                raise self._refusal(event)
             if PROGRESS not in event:
                 yield event
 
-
-def _refusal(content: Mapping[str, Any]) -> Refusal:
-    """llama.cpp's error in our form. Its status is not taken over: it answers 500 and 501 to
-    requests whose values it cannot use, which are the client's to mend."""
-    error = content["error"]
-    kind = TOO_LONG if error.get("type") == TOO_LONG else "invalid_request_error"
-    return Refusal(400, f"llama.cpp does not take the request: {error.get('message')}", kind)
+    def _refusal(self, content: Mapping[str, Any]) -> Refusal:
+        """The server's error in our form. Its status is not taken over: llama.cpp answers 500 and
+        501 to requests whose values it cannot use, which are the client's to mend."""
+        error = content["error"]
+        kind = TOO_LONG if error.get("type") == TOO_LONG else "invalid_request_error"
+        message = f"{self._program} does not take the request: {error.get('message')}"
+        return Refusal(400, message, kind)

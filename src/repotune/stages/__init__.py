@@ -3,20 +3,21 @@
 ``corpus_rows`` makes what is trained on, ``tuning`` trains on it, ``rehearsal`` goes the whole way
 in small before, ``proof`` exports and evaluates, ``room`` asks whether the disk has room for it;
 ``adapters`` says which adapter is used, ``reading`` is what an export of it is compared with, and
-``gguf_files`` the models that are served.
+``gguf_files`` and ``vllm_models`` are those that are served.
 """
 
 from repotune.stages.adapters import adapter_folder
 from repotune.stages.corpus_rows import prepare_rows
-from repotune.stages.gguf_files import GgufFile, gguf_file
+from repotune.stages.gguf_files import ProvedModel, gguf_file
 from repotune.stages.proof import compare, export, open_tuned
 from repotune.stages.reading import Reading, bytes_to_read, read_fixed_code, why_not_read
 from repotune.stages.rehearsal import is_worth_it, rehearse
 from repotune.stages.room import check_room
 from repotune.stages.tuning import heldout_sample, steps_of, train_on
+from repotune.stages.vllm_models import vllm_model
 
 __all__ = [
-    "GgufFile",
+    "ProvedModel",
     "Reading",
     "adapter_folder",
     "bytes_to_read",
@@ -32,5 +33,6 @@ __all__ = [
     "rehearse",
     "steps_of",
     "train_on",
+    "vllm_model",
     "why_not_read",
 ]

@@ -6,8 +6,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,8 +37,8 @@ FILES, CHECK = "export", "check"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GgufFile:
-    """A model for llama.cpp, and how near it is to our decoder."""
+class ProvedModel:
+    """A model on disk for another program, and how near that is to our decoder."""
 
     path: Path
     proof: Proof | None
@@ -49,7 +49,7 @@ class GgufFile:
 def gguf_file(
     run: RunFolder, job: Job, tokenizer: Mapping[str, Any], *, kind: str, adapter: Path | None,
     quantisation: Quantisation, emit: Emit,
-) -> GgufFile:  # fmt: skip
+) -> ProvedModel:  # fmt: skip
     """The GGUF file of base and ``adapter`` (None: of the base alone), made unless it is there.
 
     ``kind`` is in its name: another one of that kind and quantisation gives way to it.
@@ -58,42 +58,39 @@ def gguf_file(
     llama.cpp computes something else.
     """
     folder, name = run.path / "serve", f"{kind}-{quantisation.upper()}"
-    path = folder / f"{name}-{_digest(job, tokenizer, adapter)}.gguf"
-    proof = _known_proof(path)
+    path = folder / f"{name}-{digest(job, tokenizer, adapter)}.gguf"
+    proof = known_proof(path)
     if path.exists() and proof is not None:
-        return GgufFile(path=path, proof=proof, why_not=None)
+        return ProvedModel(path=path, proof=proof, why_not=None)
     program = find_program() if quantisation == "q4_k_m" else None
     by_way = model_bytes(job.shape, "f16") if program is not None else 0
     size = 0 if path.exists() else model_bytes(job.shape, quantisation) + by_way
     refuse_no_room(folder, size, "take fewer bits with --quantisation")
     reading = read_fixed_code(job, adapter)
     with writing(folder, then="serve again"):
-        folder.mkdir(exist_ok=True)
-        for left in folder.glob(".partial-*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
+        with unfinished(folder) as scratch:
             made = path
             if not path.exists():
-                made = Path(scratch) / path.name
+                made = scratch / path.name
                 _write(made, job, tokenizer, adapter, name, quantisation, program, emit)
             if reading is not None:
                 emit(StageStarted(stage=CHECK))
                 proof = ask_llama_cpp(
                     made, reading.passages, job.tokenizer, tokenizer, quantisation=quantisation,
-                    dtype=reading.dtype, scratch=Path(scratch),
+                    dtype=reading.dtype, scratch=scratch,
                 )  # fmt: skip
                 refuse_drift(proof)
-                write_durably(_proof_path(path), json.dumps(asdict(proof)).encode())
+                write_durably(proof_path(path), json.dumps(asdict(proof)).encode())
                 emit(StageDone(stage=CHECK, summary=f"logits differ by {proof.drift:.2%}"))
             if made != path:
                 made.replace(path)
         sync_folder(folder)
     for old in folder.glob(f"{name}-*"):
-        if old not in (path, _proof_path(path)):
+        if old not in (path, proof_path(path)):
             with suppress(OSError):  # Windows keeps a file that another server has open
                 old.unlink()
     why_not = None if proof else why_not_read(job, "serve again")
-    return GgufFile(path=path, proof=proof, why_not=why_not)
+    return ProvedModel(path=path, proof=proof, why_not=why_not)
 
 
 def _write(
@@ -121,20 +118,31 @@ def _write(
     emit(StageDone(stage=FILES, summary=f"{path.name}, {size / 1e6:,.1f} MB"))
 
 
-def _proof_path(path: Path) -> Path:
+@contextmanager
+def unfinished(folder: Path) -> Iterator[Path]:
+    """A folder within ``folder``, which is made, for what is moved out of it when it is whole."""
+    folder.mkdir(exist_ok=True)
+    for left in folder.glob(".partial-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
+        yield Path(scratch)
+
+
+def proof_path(path: Path) -> Path:
+    """Where the proof of a served model lies."""
     return path.with_suffix(".proof.json")
 
 
-def _known_proof(path: Path) -> Proof | None:
+def known_proof(path: Path) -> Proof | None:
     """What was written beside the file when it was made; None if it was not, or is damaged."""
     try:
-        return Proof(**json.loads(_proof_path(path).read_text(encoding="utf-8")))
+        return Proof(**json.loads(proof_path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _digest(job: Job, tokenizer: Mapping[str, Any], adapter: Path | None) -> str:
-    """Of all that the file is made of."""
+def digest(job: Job, tokenizer: Mapping[str, Any], adapter: Path | None) -> str:
+    """Of all that a served model is made of; ``tokenizer`` is what a GGUF file says of it."""
     made_of = hashlib.sha256()
     facts = [FILE_VERSION, weights_id(job.base), tokenizer]
     if adapter is not None:
