@@ -130,7 +130,7 @@ def test_transformers_gets_one_model_and_stops_at_the_end(run, tmp_path):
     assert model.config.vocab_size == GROWN
     assert END in model.generation_config.eos_token_id
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "`<|fim_prefix|><|fim_suffix|>{code after it}<|fim_middle|>{code before the" in card
+    assert "`<|fim_suffix|>{code after it}<|fim_prefix|>{code before the" in card
     # Tuned again, it is a model with tokens of its own.
     own = load_tokenizer(tmp_path / "out")
     assert own.fim is not None
