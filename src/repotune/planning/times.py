@@ -38,6 +38,9 @@ PROMPT_SHARE: Final = (0.55, 0.7, 0.9)
 WRITTEN_SHARE: Final = (0.6, 0.8, 1.1)
 """Of the longest line or gap: all are written on at once, so the longest decides; above 1, since a
 prompt whose last token is not written again is begun anew."""
+GPU_WARM_SECONDS: Final = (5.0, 9.0, 15.0)
+"""Of an evaluation on a GPU: kernels for sizes that the training had not, steps that are recorded.
+One that was planned at 5.8 s without it took 16.4 (the starter, H100)."""
 TEXT_BYTES_PER_SECOND: Final = (12e6, 8e6, 5e6)
 """Of the training files, read for near-duplicates, twice, and for names: 35 and 14 MB a second."""
 
@@ -155,7 +158,8 @@ def _evaluation(
             step = _writing(one.setup, one.policy, each, sequences)
             written += WRITTEN_SHARE[place] * most * step
         texts = workload.bytes.expected / TEXT_BYTES_PER_SECOND[place]
-        found.append(2 * (forward[place] * read + written) + texts)
+        warm = GPU_WARM_SECONDS[place] if target.device == "cuda" else 0.0
+        found.append(2 * (forward[place] * read + written) + texts + warm)
     return found
 
 
