@@ -114,7 +114,7 @@ class Peak:
 
         self._device = device
         if device == "cuda":
-            torch.cuda.init()  # before it there is no peak to begin anew
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # before it there is no peak
             torch.cuda.empty_cache()
         self._most = 0
         self._can_reset = self._reset()
