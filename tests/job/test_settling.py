@@ -1,13 +1,25 @@
 """What a run's configuration means on this machine."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from repotune.errors import ModelError
 from repotune.handover import export
 from repotune.job import settle
 from repotune.runs import open_run
+
+
+def test_a_model_that_was_taught_another_order_is_not_asked_in_this_one(finished):
+    state = open_run(Path(finished[0].run)).state()
+    taught = replace(state, config={**state.config, "model": "starter", "fim_tokens": "add"})
+    base = settle(replace(taught, model="starter", facts={}), print)
+    facts = {name: base.facts[name] for name in ("model", "revision", "base_path", "base_digest")}
+    assert settle(replace(taught, facts={**facts, **base.facts}), print).tokenizer.added_ids
+    with pytest.raises(ModelError, match="in an order that this version no longer asks in"):
+        settle(replace(taught, facts=facts), print)
 
 
 def test_work_of_the_processor_does_not_ask_for_a_gpu_that_is_broken(

@@ -59,12 +59,15 @@ class Job:
     @property
     def facts(self) -> dict[str, Any]:
         """What the run records of it, and finds again when it is resumed."""
+        from repotune.tokens import TAUGHT_ORDER
+
         return {
             "model": self.base.name,
             "revision": self.base.revision,
             "base_path": self.base.path,
             "base_digest": self.base.digest,
             "tokenizer": self.tokenizer.fingerprint,
+            "fim_order": TAUGHT_ORDER if self.tokenizer.added_ids else None,
             "precision": self.precision,
             "machine": asdict(self.machine),
         }

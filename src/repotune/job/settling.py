@@ -60,6 +60,7 @@ def settle(state: RunState, emit: Emit, *, uses_gpu: bool = True) -> Job:
             f"The tokenizer of the model at {base.path} is not the one that this run was started "
             "with: put that one back, or start a new run."
         )
+    _refuse_another_order(state, tokenizer)
     if config.fim_tokens == "add" and not tokenizer.added_ids:
         emit(
             Notice(
@@ -84,6 +85,18 @@ def settle(state: RunState, emit: Emit, *, uses_gpu: bool = True) -> Job:
         ),
         precision=precision,
     )
+
+
+def _refuse_another_order(state: RunState, tokenizer: CodeTokenizer) -> None:
+    """Raise ModelError for a model that was taught to fill in the middle in another order."""
+    from repotune.tokens import TAUGHT_ORDER
+
+    was_begun = "base_digest" in state.facts
+    if was_begun and tokenizer.added_ids and state.facts.get("fim_order") != TAUGHT_ORDER:
+        raise ModelError(
+            "This run taught its model to fill in the middle in an order that this version no "
+            "longer asks in: start a new run."
+        )
 
 
 def _refuse_unfit(

@@ -104,6 +104,8 @@ llama.cpp know, and an end that no text has. One order, since there is little to
 suffix, prefix, middle, so that the middle goes on from what stands just before it, with the
 middle's token between them, without which no end is learned (measured, see ``benchmarks``). It is
 that of llama.cpp's ``--spm-infill``."""
+TAUGHT_ORDER: Final = "suffix, prefix, token, middle"
+"""What a run writes down of it, so that none is asked in another order than it was taught."""
 FAMILIES: Final[Mapping[str, Family]] = {
     "taught": ADDED,
     "CodeLlama": Family(
