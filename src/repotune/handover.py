@@ -55,6 +55,10 @@ NOT_ASKED: Final[dict[ExportFormat, str]] = {
     "command.",
     "ollama": "ollama itself did not read it: try one completion with the command.",
 }
+NOT_STARTED: Final = (
+    "vLLM itself did not read it, since it did not start or answer: try one completion with the "
+    "command."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,11 +244,10 @@ def _check_by_vllm(
             )  # fmt: skip
     except NotServed as error:
         work.emit(StageDone(stage=CHECK, summary="vLLM did not read it"))
+        # Not in the card, which others may read: a log has paths of this computer.
         said = error.said.replace(str(folder), str(target))  # where it will be
-        return None, (
-            f"vLLM itself did not read it, since it did not start or answer (it said: {said}): try "
-            "one completion with the command."
-        )
+        _notice(work, f"vLLM is there and did not read the export; it said: {said}")
+        return None, NOT_STARTED
     _notice(work, other)
     return _proved(work, proof), None
 
