@@ -88,8 +88,8 @@ def test_transformers_gets_one_model(to, run, base, tmp_path, monkeypatch):
     assert [event.stage for event in events if isinstance(event, StageDone)] == ["export", "check"]
     assert not [event for event in events if isinstance(event, Notice)]
     if to == "vllm":
-        command = f'vllm serve "{tmp_path / "My Out"}" --served-model-name my-out --host 127.0.0.1'
-        assert done.command == command
+        where = f'"{tmp_path / "My Out"}" --served-model-name my-out --host 127.0.0.1'
+        assert done.command == f"vllm serve {where} --generation-config vllm"
         assert [sentence[:11] for sentence in done.unchecked] == ["vLLM itself"]
 
 
@@ -104,6 +104,48 @@ def test_vllm_itself_is_asked_where_it_is_there(run, tmp_path, monkeypatch):
     assert done.proof.positions > 100
     assert 0 < done.proof.drift < done.proof.drift_bound
     assert "vLLM 0.32.0" in (tmp_path / "out" / "README.md").read_text("utf-8")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="vLLM does not run on Windows")
+@pytest.mark.parametrize("others_are_there", [True, False])
+def test_a_vllm_that_does_not_start_costs_no_export(others_are_there, run, tmp_path, monkeypatch):
+    code = "raise SystemExit(f'ValueError: no free memory for {sys.argv[2]}')"
+    program = write_program(tmp_path / "bin", code)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    if not others_are_there:
+        monkeypatch.setattr("repotune.export.how_to_check", lambda *names: f"install {names}")
+    notices = []
+    done = export(
+        run, tmp_path / "out", to="vllm",
+        emit=lambda event: notices.append(event) if isinstance(event, Notice) else None,
+    )  # fmt: skip
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert "did not start" in done.unchecked[-1]
+    assert notices[0].message.endswith(f"ValueError: no free memory for {tmp_path / 'out'}")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert done.unchecked[-1] in " ".join(card.split())
+    assert str(tmp_path) not in card
+    if others_are_there:
+        assert done.proof.by.startswith("transformers")
+        assert len(done.unchecked) == 1
+    else:
+        assert done.proof is None
+        assert done.unchecked[0] == "install ('transformers',)"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="vLLM does not run on Windows")
+def test_a_vllm_that_computes_something_else_costs_the_export(run, tmp_path, monkeypatch):
+    code = (
+        "likely = Handler.likely\n"
+        "def wrong(self, body):\n"
+        "    return likely(self, {**body, 'prompt': body['prompt'][::-1]})\n"
+        "Handler.likely = wrong\nmain()"
+    )
+    program = write_program(tmp_path / "bin", code)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    with pytest.raises(ExportError, match="computes something else"):
+        export(run, tmp_path / "out", to="vllm")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("quantisation", ["f16", "q8_0", "q4_k_m"])

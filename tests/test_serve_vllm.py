@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from repotune.errors import ExportError
 from repotune.events import StageDone
 from repotune.handover import export
 from repotune.serve import serve
+from repotune.stages import vllm_models
 from repotune.vllm import find_vllm
 
 from .export.tiny import write_model
@@ -27,6 +29,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="vLLM does not r
 def run(source_tree, tmp_path_factory):
     base = tmp_path_factory.mktemp("models") / "tiny"
     write_model(base)
+    settings = json.loads((base / "tokenizer_config.json").read_text("utf-8"))
+    settings["chat_template"] = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    (base / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     config = FineTuningConfig(
         model=str(base), output_dir=tmp_path_factory.mktemp("runs") / "run", max_seq_length=128,
         batch_size=2, gradient_accumulation_steps=1, max_steps=2, learning_rate=3e-2,
@@ -72,6 +77,59 @@ def test_the_same_requests_are_answered_in_the_same_forms(run, program):
             assert done.choices[0].text == "one two"
             assert done.usage.completion_tokens == 3
         assert not running.processes["tuned"].has_ended
+        chats_in_what_is_left(served)
+    assert_nobody_listens(served.address)
+
+
+def chats_in_what_is_left(served):
+    """vLLM refuses no tokens, and some versions more than fit; llama.cpp takes both."""
+
+    def chat(times, **given):
+        said = [{"role": "user", "content": "!" * times}]
+        return ask(served.address, "/v1/chat/completions", {"messages": said, **given})
+
+    for given in ({}, {"max_tokens": 10**6}, {"max_tokens": served.context - 1}):
+        status, answer = chat(served.context - 10, **given)
+        assert (status, answer["choices"][0]["message"]["content"]) == (200, "one two")
+    status, answer = chat(3, n_predict=0)  # an editor has its context read before it asks
+    assert (status, answer["choices"][0]["message"]["content"]) == (200, "")
+    status, answer = chat(served.context)
+    assert (status, answer["error"]["type"]) == (400, "exceed_context_size_error")
+    assert f"The chat has {served.context} tokens" in answer["error"]["message"]
+
+
+def assert_nobody_listens(address):
+    with pytest.raises(ConnectionRefusedError):
+        ask(address, "/v1/models", {})
+
+
+def test_the_code_is_read_before_any_server_takes_memory(run, program, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("serve"))
+    order = []
+    read, start = vllm_models.read_fixed_code, vllm_models.VllmServer
+    monkeypatch.setattr(
+        vllm_models, "read_fixed_code", lambda *given: order.append("read") or read(*given)
+    )
+    monkeypatch.setattr(
+        vllm_models, "VllmServer", lambda *a, **b: order.append("start") or start(*a, **b)
+    )
+    with serve(tmp_path / "run", which="both", engine="vllm", port=0, token=TOKEN):
+        assert order == ["read", "read", "start", "start"]
+
+
+def test_nobody_gets_in_while_the_models_end(run, program):
+    seen = []
+    with serve(run, engine="vllm", port=0, token=TOKEN) as running:
+        process, address = running.processes["tuned"], running.served.address
+        end = process.close
+
+        def close():
+            assert_nobody_listens(address)
+            seen.append("closed")
+            end()
+
+        process.close = close
+    assert seen == ["closed"]
 
 
 def test_a_folder_is_made_once_and_proved_by_the_server_itself(run, program):

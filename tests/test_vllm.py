@@ -81,6 +81,45 @@ def test_its_processes_end_with_ours_even_if_that_is_killed(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("whom", ["our group", "the process between"])
+def test_a_signal_leaves_nothing_of_it(whom, number, tmp_path):
+    """A closed terminal reaches our group, a service manager every process."""
+    program = write_program(tmp_path / "bin")
+    ours = (
+        "from pathlib import Path\nfrom repotune.vllm import VllmServer\n"
+        f"server = VllmServer(Path({str(program)!r}), Path('m'), scratch=Path({str(tmp_path)!r}), "
+        f"**{WANTED!r})\nprint(server.address, server._process.pid, flush=True)\ninput()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", ours], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        address, between = process.stdout.readline().decode().split()
+        place = Path(address.removeprefix(UNIX))
+        children = Path(f"/proc/{between}/task/{between}/children")
+        vllm = int(children.read_text()) if children.exists() else int(between)
+        if whom == "our group":
+            os.killpg(process.pid, number)
+        else:
+            os.kill(int(between), number)
+        until = time.monotonic() + 20
+        while is_alive(vllm) or is_alive(int(between)) or place.parent.exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_key_for_another_server_is_not_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "of another server")
+    program = write_program(tmp_path / "bin")
+    with VllmServer(program, tmp_path / "model", scratch=tmp_path, **WANTED) as server:
+        assert server.post("/v1/completions", {"model": "tuned", "prompt": [1]})["choices"]
+
+
 def is_alive(pid):
     """A process that has ended and waits for its parent is not."""
     try:

@@ -6,6 +6,7 @@ Refusing what vLLM does not know, it fails where we would ask for something else
 
 import argparse
 import json
+import os
 import socketserver
 import sys
 import threading
@@ -41,6 +42,7 @@ def main():
     parser.add_argument("--gpu-memory-utilization", type=float)
     parser.add_argument("--enforce-eager", action="store_true")
     parser.add_argument("--disable-uvicorn-access-log", action="store_true")
+    parser.add_argument("--generation-config", required=True, choices=["vllm"])
     given = parser.parse_args()
     Server(given).serve_forever(0.05)
 
@@ -78,19 +80,36 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         given = self.server.given
+        key = os.environ.get("VLLM_API_KEY")
+        if key and self.headers["Authorization"] != f"Bearer {key}":
+            return self.answer(401, {"error": "Unauthorized"})
         unknown = set(body) - FIELDS
         if unknown or body["model"] != given.served_model_name:
             return self.refuse(f"unknown: {unknown or body['model']}")
         if self.path == "/tokenize":
-            _, tokenizer = self.server.model()
-            ids = tokenizer.encode(body["prompt"], add_special_tokens=body["add_special_tokens"])
+            ids = self.ids(body)
             return self.answer(200, {"count": len(ids), "tokens": ids})
         if body.get("prompt_logprobs", 0) > given.max_logprobs:
             return self.refuse("Requested prompt logprobs greater than max allowed")
+        if body.get("max_tokens", 1) < 1:
+            return self.refuse(f"max_tokens must be at least 1, got {body['max_tokens']}.")
+        if len(self.ids(body)) + body.get("max_tokens", 1) > given.max_model_len:
+            return self.refuse("maximum context length")  # as some versions do
         if body.get("stream"):
             return self.say_events(body)
         expected = self.likely(body) if "prompt_logprobs" in body else None
         return self.answer(200, {"choices": [{"text": "x", "prompt_logprobs": expected}]})
+
+    def ids(self, body):
+        prompt = body.get("prompt")
+        if isinstance(prompt, list):
+            return prompt
+        _, tokenizer = self.server.model()
+        if prompt is not None:
+            return tokenizer.encode(prompt, add_special_tokens=body["add_special_tokens"])
+        return tokenizer.apply_chat_template(
+            body["messages"], add_generation_prompt=True, return_dict=False
+        )
 
     def likely(self, body):
         """vLLM's ``prompt_logprobs``: null, then for each token what was expected in its place."""

@@ -29,7 +29,7 @@ from repotune.events import (
 from repotune.job import Job, settle, without_notices
 from repotune.records import ExportFormat, HandOver, ModelRef, Proof, Quantisation
 from repotune.runs import RunFolder, find_run
-from repotune.vllm import find_vllm
+from repotune.vllm import NotServed, find_vllm
 
 if TYPE_CHECKING:
     from repotune.export import MergedWeights
@@ -45,7 +45,7 @@ WEIGHTS, CHECK = "export", "check"
 READERS: Final[dict[ExportFormat, tuple[str, ...]]] = {
     "peft": ("peft", "transformers"),
     "merged": ("transformers",),
-    "vllm": ("transformers",),  # where vLLM itself is not there
+    "vllm": ("transformers",),  # where vLLM itself is not there, or does not start
     "gguf": ("xllamacpp",),
     "ollama": ("xllamacpp",),
 }
@@ -55,6 +55,10 @@ NOT_ASKED: Final[dict[ExportFormat, str]] = {
     "command.",
     "ollama": "ollama itself did not read it: try one completion with the command.",
 }
+NOT_STARTED: Final = (
+    "vLLM itself did not read it, since it did not start or answer: try one completion with the "
+    "command."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,14 +160,18 @@ def _export(work: _Work, partial: Path, target: Path) -> HandOver:
     from repotune.stages import read_fixed_code, why_not_read
 
     facts = _card_facts(work)  # what cannot be read of the run is said before the work
-    reads_itself = work.vllm is not None
-    why_not, reading = None if reads_itself else how_to_check(*READERS[work.format]), None
+    why_not, reading = None if work.vllm else how_to_check(*READERS[work.format]), None
     if why_not is None:
         reading = read_fixed_code(work.job, work.adapter)
         why_not = None if reading else why_not_read(work.job, "export again")
     _write(work, partial)
-    proof = _check(work, partial, reading) if reading else None
-    not_asked = None if reads_itself else NOT_ASKED.get(work.format)
+    not_asked = None if work.vllm else NOT_ASKED.get(work.format)
+    proof = None
+    if reading is not None and work.vllm is not None:
+        proof, not_asked = _check_by_vllm(work, work.vllm, partial, target, reading)
+        why_not = None if proof else how_to_check(*READERS[work.format])
+    if reading is not None and proof is None and why_not is None:
+        proof = _check(work, partial, reading)
     unchecked = tuple(one for one in (why_not, not_asked) if one is not None)
     _write_card(partial, replace(facts, proof=proof, unchecked=unchecked))
     return HandOver(
@@ -220,15 +228,33 @@ def _counted(work: _Work) -> Callable[[int], None]:
     return wrote
 
 
+def _check_by_vllm(
+    work: _Work, program: Path, folder: Path, target: Path, reading: Reading
+) -> tuple[Proof | None, str | None]:
+    """As ``_check``; a sentence in the proof's place where vLLM does not start, as on a GPU that
+    is busy, since the export may be good all the same."""
+    from repotune.export import ask_vllm_once
+
+    work.emit(StageStarted(stage=CHECK))
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            proof, other = ask_vllm_once(
+                folder, work.job.shape, reading.passages, work.job.tokenizer, program=program,
+                scratch=Path(scratch),
+            )  # fmt: skip
+    except NotServed as error:
+        work.emit(StageDone(stage=CHECK, summary="vLLM did not read it"))
+        # Not in the card, which others may read: a log has paths of this computer.
+        said = error.said.replace(str(folder), str(target))  # where it will be
+        _notice(work, f"vLLM is there and did not read the export; it said: {said}")
+        return None, NOT_STARTED
+    _notice(work, other)
+    return _proved(work, proof), None
+
+
 def _check(work: _Work, folder: Path, reading: Reading) -> Proof:
     """What the other side computes. Raises ExportError if that is something else."""
-    from repotune.export import (
-        ask_llama_cpp,
-        ask_transformers,
-        ask_vllm_once,
-        refuse_drift,
-        why_other_tokens,
-    )
+    from repotune.export import ask_llama_cpp, ask_transformers, why_other_tokens
 
     work.emit(StageStarted(stage=CHECK))
     passages, dtype = reading.passages, reading.dtype
@@ -238,19 +264,18 @@ def _check(work: _Work, folder: Path, reading: Reading) -> Proof:
                 folder / work.file, passages, work.job.tokenizer, work.tokenizer,
                 quantisation=work.quantisation, dtype=dtype, scratch=Path(scratch),
             )  # fmt: skip
-    elif work.vllm is not None:
-        with tempfile.TemporaryDirectory() as scratch:
-            proof, other = ask_vllm_once(
-                folder, work.job.shape, passages, work.job.tokenizer, program=work.vllm,
-                scratch=Path(scratch),
-            )  # fmt: skip
-        _notice(work, other)
     elif work.format == "peft":
         base = Path(work.job.base.path)
         proof = ask_transformers(base, passages, dtype=dtype, adapter=folder)
     else:
         proof = ask_transformers(folder, passages, dtype=dtype)
         _notice(work, why_other_tokens(folder, work.job.tokenizer))
+    return _proved(work, proof)
+
+
+def _proved(work: _Work, proof: Proof) -> Proof:
+    from repotune.export import refuse_drift
+
     gc.collect()  # Windows renames no folder of which a file is still mapped
     refuse_drift(proof)
     work.emit(StageDone(stage=CHECK, summary=f"{proof.by}: logits differ by {proof.drift:.2%}"))
@@ -333,7 +358,11 @@ def _command(work: _Work, folder: str) -> str:
             return f"ollama create {work.name} -f {place}/Modelfile"
         case _:
             # By itself vLLM listens on all of the machine's addresses, without asking for a key.
-            return f"vllm serve {place} --served-model-name {work.name} --host 127.0.0.1"
+            # And a base's own defaults, such as a repetition penalty, are for its chats.
+            return (
+                f"vllm serve {place} --served-model-name {work.name} --host 127.0.0.1 "
+                "--generation-config vllm"
+            )
 
 
 def _disk_bytes(work: _Work) -> int:

@@ -120,13 +120,14 @@ def serve(
             found, which, step, program, quantisation or DEFAULT_QUANTISATION, stack, emit
         )
         door.open(models)
+        stack.callback(door.close)  # before its models end, which takes vLLM some seconds
         trials = tuple(_try(door.address, token, model) for model in models)
         settings = {}
         if models[0].fim_names is None:
             emit(Notice(message=f"{found.path.name}'s model {NO_EDITOR}"))
         else:
             settings = editor_settings(
-                door.address, token, [one.name for one in models],
+                door.address, token, {one.name: one.fim_names is not None for one in models},
                 has_chat=models[0].has_chat, context=models[0].context,
             )  # fmt: skip
         if write_config is not None:
@@ -177,18 +178,26 @@ def _start(
 ) -> tuple[dict[str, ProvedModel], list[ServedModel], dict[str, Process]]:  # fmt: skip
     """The models, made where they are not there yet, each in a process of llama.cpp, or of vLLM's
     ``program``."""
+    from repotune.machine import free_gpu_bytes
     from repotune.serving import ServedModel
     from repotune.tokens import gguf_metadata, load_tokenizer
     from repotune.tokens.gguf_metadata import CHAT_TEMPLATE
 
-    job = settle(run.state(), without_notices(emit), uses_gpu=program is not None)
+    # A GPU is vLLM's: our process asks the driver, and takes none of its memory.
+    job = settle(run.state(), without_notices(emit), uses_gpu=False)
+    gpu_free = None if program is None else free_gpu_bytes()
+    free = job.machine.ram_free_bytes if gpu_free is None else gpu_free
     base = Path(job.base.path)
     tokenizer = gguf_metadata(base, job.shape.vocab_size, add_fim=job.add_fim)
     names = NAMES[which]
-    context = _context(job, len(names), program is not None, quantisation, emit)
+    bits = quantisation if program is None else None
+    context = _context(job, len(names), bits, free, emit)
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
     begin = _Begin(run, job, tokenizer, step, context, scratch, stack, emit)
-    began = begin.llama_cpp(names, quantisation) if program is None else begin.vllm(names, program)
+    if program is None:
+        began = begin.llama_cpp(names, quantisation)
+    else:
+        began = begin.vllm(names, program, compiled=gpu_free is not None)
     models = []
     for name, (_, _, upstream) in began.items():
         # The base model itself was not taught the tokens that the run has added.
@@ -249,22 +258,27 @@ class _Begin:
         return began
 
     def vllm(
-        self, names: Sequence[str], program: Path
+        self, names: Sequence[str], program: Path, *, compiled: bool
     ) -> Mapping[str, tuple[ProvedModel, Process, Upstream]]:
         """A folder for each; the server that is started is the one that proves it."""
         from repotune.serving import VllmUpstream
-        from repotune.stages import vllm_model
+        from repotune.stages import served_by_vllm, vllm_folder
 
-        began = {}
+        began, folders = {}, {}
         with self.run.locked():
             for name in names:
                 with self._adapter(name) as (kind, adapter):
-                    model, server = vllm_model(
-                        self.run, self.job, program, kind=kind, name=name, adapter=adapter,
-                        context=self.context, slots=SLOTS, scratch=self.scratch, emit=self.emit,
-                    )  # fmt: skip
+                    folders[name] = vllm_folder(
+                        self.run, self.job, kind=kind, adapter=adapter, emit=self.emit
+                    )
+            for name, folder in folders.items():
+                model, server = served_by_vllm(
+                    folder, self.job, program, name=name, context=self.context, slots=SLOTS,
+                    compiled=compiled, scratch=self.scratch, emit=self.emit,
+                )  # fmt: skip
                 self.stack.enter_context(server)
-                began[name] = model, server, VllmUpstream(address=server.address, model=name)
+                upstream = VllmUpstream(address=server.address, model=name, context=self.context)
+                began[name] = model, server, upstream
         return began
 
     @contextmanager
@@ -279,16 +293,12 @@ class _Begin:
             yield name if self.step is None else f"step{self.step}", adapter
 
 
-def _context(
-    job: Job, models: int, by_vllm: bool, quantisation: Quantisation, emit: Emit
-) -> int:  # fmt: skip
-    """Tokens of a request: as many as the model knows and the memory that is free allows.
+def _context(job: Job, models: int, bits: Quantisation | None, free: int, emit: Emit) -> int:
+    """Tokens of a request: as many as the model knows and the ``free`` bytes of memory allow.
 
-    Raises DoesNotFit if weights, keys and values do not fit into it with the least there is.
+    ``bits`` None: by vLLM. Raises DoesNotFit if weights, keys and values do not fit into it with
+    the least there is.
     """
-    machine = job.machine
-    free = machine.gpu_free_bytes if by_vllm and machine.gpu else machine.ram_free_bytes
-    bits = None if by_vllm else quantisation
     wanted = min(max(CONTEXT, job.config.max_seq_length), job.shape.max_position_embeddings)
     context = wanted
     while _bytes(job, models, bits, context) > free and context // 2 >= LEAST_CONTEXT:
@@ -296,9 +306,9 @@ def _context(
     need = _bytes(job, models, bits, context)
     if need > free:
         fewer = ", or take fewer bits with --quantisation"
-        if by_vllm:
+        if bits is None:
             fewer = ", or serve by llama.cpp, which takes fewer bits"
-        elif quantisation == "q4_k_m":
+        elif bits == "q4_k_m":
             fewer = ""
         raise DoesNotFit(
             f"Serving takes {need / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB is free: "
@@ -341,7 +351,10 @@ def _try(address: str, token: str, model: ServedModel) -> Trial:
         response = connection.getresponse()
         content = json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ExportError(f"The server gave no answer to its first request ({error!r}).") from None
+        raise ExportError(
+            f"The server gave no answer to its first request ({error!r}): start `repotune serve` "
+            "again, and report it, with this message, if that happens twice."
+        ) from None
     finally:
         connection.close()
     if response.status != 200:

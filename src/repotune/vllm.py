@@ -41,8 +41,21 @@ NO_GPU_SHARE: Final = "0.05"
 given, so that a second model finds room beside the first."""
 SPARE: Final = 512
 """Tokens of room beside a request's, since vLLM hands out whole blocks and keeps one."""
-ENVIRONMENT: Final = ("VLLM_NO_USAGE_STATS=1", "VLLM_HOST_IP=127.0.0.1", "HF_HUB_OFFLINE=1")
-"""It sends nothing about anybody, and its own processes talk on loopback."""
+ENVIRONMENT: Final = (
+    "-u", "VLLM_API_KEY",
+    "VLLM_NO_USAGE_STATS=1", "VLLM_HOST_IP=127.0.0.1", "HF_HUB_OFFLINE=1",
+)  # fmt: skip
+"""As ``env`` takes it. It sends nothing about anybody, its own processes talk on loopback, and the
+key that a user has for another server of vLLM's is not asked for at this one."""
+
+
+class NotServed(ExportError):
+    """vLLM does not start, or does not answer."""
+
+    def __init__(self, message: str, said: str) -> None:
+        """``said`` is what it told of the reason."""
+        super().__init__(message)
+        self.said = said
 
 
 def find_vllm() -> Path | None:
@@ -67,38 +80,42 @@ class VllmServer:
         ``slots`` requests at a time, ``cached_token_bytes`` what keys and values of one take;
         ``compiled`` makes it faster, after a longer start; ``scratch`` is an existing folder for
         the log.
-        Raises ExportError if vLLM does not serve it.
+        Raises NotServed if it does not.
         """
         self._log = scratch / f"vllm-{name}.log"
         # A socket's path may have about a hundred characters, so it lies where paths are short.
-        folder = Path(tempfile.mkdtemp(prefix="vllm-"))
-        place = folder / "s"
+        self._folder = Path(tempfile.mkdtemp(prefix="vllm-"))
+        place = self._folder / "s"
         self.address = socket_address(place)
         command = [
-            "env", *ENVIRONMENT, f"TMPDIR={folder}", str(program), "serve", str(model),
+            "env", *ENVIRONMENT, f"TMPDIR={self._folder}", str(program), "serve", str(model),
             "--served-model-name", name, "--uds", str(place), "--max-model-len", str(context),
             "--max-num-seqs", str(slots), "--max-logprobs", str(LIKELY),
             "--kv-cache-memory-bytes", str(cached_token_bytes * (context + SPARE) * slots),
             "--gpu-memory-utilization", NO_GPU_SHARE,
             "--disable-uvicorn-access-log",
+            # A base's own defaults, such as a repetition penalty, are for its chats.
+            "--generation-config", "vllm",
             *(() if compiled else ("--enforce-eager",)),
         ]  # fmt: skip
         with self._log.open("wb") as out:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", "from repotune.vllm import watch; watch()"],
                 stdin=subprocess.PIPE, stdout=out, stderr=out,
+                # A terminal's signals end us: then it ends by the pipe, and vLLM before it.
+                start_new_session=True,
             )  # fmt: skip
         try:
-            self._say(folder, command)
+            self._say(command)
             self.version = self._ready(model)
         except BaseException:
             self.close()
             raise
 
-    def _say(self, folder: Path, command: list[str]) -> None:
+    def _say(self, command: list[str]) -> None:
         assert self._process.stdin is not None
         with suppress(OSError):  # it has ended: who waits for it will see
-            self._process.stdin.write(json.dumps([str(folder), command]).encode() + b"\n")
+            self._process.stdin.write(json.dumps([str(self._folder), command]).encode() + b"\n")
             self._process.stdin.flush()
 
     def _ready(self, model: Path) -> str:
@@ -108,9 +125,11 @@ class VllmServer:
             with suppress(OSError, http.client.HTTPException):
                 return str(self._ask("GET", "/version", None, LOOK_SECONDS * 25)["version"])
             time.sleep(LOOK_SECONDS)
-        raise ExportError(
-            f"vLLM does not serve {model.name} (it said: {self._said()}): see whether `vllm serve "
-            f"{model}` starts, and report it if it does."
+        said = self._said()
+        raise NotServed(
+            f"vLLM does not serve {model.name} (it said: {said}): see whether `vllm serve {model}` "
+            "starts, and report it if it does.",
+            said,
         )
 
     def _said(self) -> str:
@@ -120,13 +139,14 @@ class VllmServer:
         return " ".join((errors[0][:LOG_TAIL] if errors else f"… {log[-LOG_TAIL:]}").split())
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Its answer. Raises ExportError if it does not take the request, or has ended."""
+        """Its answer. Raises NotServed if it does not take the request, or has ended."""
         try:
             return self._ask("POST", path, body, None)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ExportError(
+            raise NotServed(
                 f"vLLM does not answer {path} ({error}): try again, and report it, with this "
-                "message."
+                "message.",
+                str(error),
             ) from None
 
     def _ask(
@@ -161,22 +181,27 @@ class VllmServer:
         with suppress(OSError):
             self._process.stdin.close()
         self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def watch() -> None:
     """The process between: reads a folder and a command, runs it, and ends it when nobody holds
-    the pipe; the folder goes with it."""
+    the pipe, or at a signal, which a service manager sends to every process; the folder goes with
+    it."""
     if sys.platform == "win32":
         raise OSError("vLLM does not run on Windows")
-    # Ctrl-C in a terminal reaches this process too: it ends by the pipe, after its parent's work.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    heard: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: heard.append(number))
     folder, command = json.loads(sys.stdin.readline())
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    while process.poll() is None:
-        if select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
-            break
-    _end_group(process)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        while process.poll() is None and not heard:
+            if select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
+                break
+    finally:
+        _end_group(process)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -1,6 +1,7 @@
 """What is gathered agrees with what others say, and the parts can be shown other systems."""
 
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,16 @@ def test_the_facts_are_those_of_this_machine(tmp_path: Path) -> None:
     assert platform.release() in facts.system_name or facts.system != "linux"
     assert [disk.purpose for disk in facts.disks] == ["models", "runs"]
     assert all(disk.free_bytes > 0 for disk in facts.disks)
+
+
+def test_of_a_gpu_the_driver_is_asked_and_nothing_is_taken() -> None:
+    # Elsewhere in the suite a context may have been made already; this one is not to make any.
+    asked = (
+        "import torch\nfrom repotune.machine import free_gpu_bytes\nfree = free_gpu_bytes()\n"
+        "assert (free is not None) == torch.cuda.is_available()\n"
+        "assert free is None or free > 0\nassert not torch.cuda.is_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", asked], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,9 @@ def test_a_body_over_the_cap_is_refused_and_the_client_can_read_why(door, stub):
         ({"prompt": []}, "not empty"),
         ({"prompt": [10**9]}, "whole number from 0"),
         ({"prompt": [True]}, "whole number from 0"),
-        ({"prompt": ["a", "b"]}, "whole number from 0"),
+        ({"prompt": ["a", "b"]}, "One prompt at a time"),
+        ({"prompt": [[1], [2]]}, "One prompt at a time"),
+        ({"prompt": [[["x"]]]}, "whole number from 0"),
         ({"prompt": "\ud800"}, "surrogate"),
         ({"prompt": "x", "suffix": 3}, "suffix must be a string"),
         ({"prompt": [1], "suffix": "x"}, "a string, not ids"),
@@ -273,6 +275,9 @@ def test_what_llama_cpp_refuses_is_the_clients_to_mend(door, stub):
     status, answer = post(door, "/v1/completions", {"prompt": "x", "stream": True})
     assert status == 400
     assert "no such thing" in answer["error"]["message"]
+    stub.refusal = (401, "Unauthorized")  # as vLLM says it
+    status, answer = post(door, "/v1/completions", {"prompt": "x"})
+    assert (status, answer["error"]["message"][-12:]) == (400, "Unauthorized")
 
 
 def test_of_two_models_the_named_one_is_asked(tokenizer):
@@ -312,6 +317,7 @@ def test_a_port_can_be_had_again_at_once(stub, tokenizer):
     with opened([served(stub, tokenizer)]) as door:
         assert post(door, "/v1/completions", {"prompt": "x"})[0] == 200
         port = int(door.address.rpartition(":")[2])
+        door.close()  # and once more when it is left
     Door(port, TOKEN, lambda event: None).close()
 
 

@@ -14,7 +14,7 @@ ADDRESS, TOKEN = "http://127.0.0.1:8012", 'a"token'
 
 
 def settings(**changes):
-    given = {"models": ("tuned", "base"), "has_chat": False, "context": 4096, **changes}
+    given = {"models": {"tuned": True, "base": True}, "has_chat": False, "context": 4096, **changes}
     return editor_settings(ADDRESS, TOKEN, given.pop("models"), **given)
 
 
@@ -32,6 +32,15 @@ def test_continue_asks_each_model_with_the_suffix_apart():
         assert 'apiKey: "a\\"token"' in lines
     assert "roles: [chat, edit]" in settings(has_chat=True)["continue/config.yaml"]
     assert "chat" not in text
+
+
+def test_a_base_that_fills_nothing_in_is_not_asked_to():
+    """Beside a model that was taught it: each request of an editor's would be refused."""
+    taught = {"tuned": True, "base": False}
+    assert "base" not in settings(models=taught)["continue/config.yaml"].replace("apiBase", "")
+    text = settings(models=taught, has_chat=True)["continue/config.yaml"]
+    names = [model.splitlines()[0] for model in text.split("  - name: ")[1:]]
+    assert names == ["repotune tuned", "repotune tuned chat", "repotune base chat"]
 
 
 def test_continue_knows_how_much_fits_and_waits_for_a_slow_machine():
@@ -87,7 +96,7 @@ def test_they_are_written_for_their_owner_and_over_our_own_only(tmp_path):
     if os.name != "nt":
         assert {stat.S_IMODE((folder / name).stat().st_mode) for name in files} == {0o600}
     refuse_others_files(folder)  # ours
-    write_settings(folder, settings(models=("base",)))
+    write_settings(folder, settings(models={"base": True}))
     assert "repotune tuned" not in (folder / "continue" / "config.yaml").read_text("utf-8")
     (folder / "continue" / "config.yaml").write_text("name: mine\n")
     with pytest.raises(UsageError, match=r"config\.yaml is yours"):

@@ -13,7 +13,7 @@ from repotune.machine.calibrate import (
 )
 from repotune.machine.disk import drive, free_bytes
 from repotune.machine.facts import JobNeeds, MachineFacts
-from repotune.machine.gather import check_gpu, gather, who_holds_the_gpu
+from repotune.machine.gather import check_gpu, free_gpu_bytes, gather, who_holds_the_gpu
 from repotune.machine.identity import identify
 from repotune.machine.judge import conclude, expects_gpu, judge
 from repotune.machine.memory import (
@@ -62,6 +62,7 @@ __all__ = [
     "find_device",
     "for_precision",
     "free_bytes",
+    "free_gpu_bytes",
     "gather",
     "gpu_bytes",
     "gpu_room",

@@ -98,6 +98,14 @@ def who_holds_the_gpu() -> str:
     return held_by_others(gpu) if gpu else ""
 
 
+def free_gpu_bytes() -> int | None:
+    """Free memory of the GPU that PyTorch takes, by the driver's account, so that this process
+    takes nothing of it; None where PyTorch sees none."""
+    facts, _ = _torch()
+    gpu = _gpu(ask_driver(), facts) if facts and facts.sees_gpu else None
+    return gpu.free_bytes if gpu else None
+
+
 def this_system() -> System:
     """Which of the systems this is, by what tells their commands apart."""
     if sys.platform == "win32":

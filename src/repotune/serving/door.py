@@ -72,7 +72,7 @@ class Door:
         self._thread.start()
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Let nobody in any more; once more is no mistake."""
         if self._thread is not None:
             self._server.shutdown()
             self._thread.join()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,15 +26,16 @@ FILES: Final = {
 
 
 def editor_settings(
-    address: str, token: str, models: Sequence[str], *, has_chat: bool, context: int
+    address: str, token: str, models: Mapping[str, bool], *, has_chat: bool, context: int
 ) -> dict[str, str]:
-    """File -> text. ``models`` are the served ones' names, the one to complete with first;
-    ``context`` is in tokens."""
+    """File -> text. ``models`` are the served ones' names, the one to complete with first, and
+    whether each fills in the middle, as the first has to; ``context`` is in tokens."""
+    first = next(iter(models))
     texts = (
         _continue(address, token, models, has_chat, context),
-        _llama_vscode(address, token, models[0], has_chat, context),
-        _minuet(address, token, models[0], context),
-        _llama_vim(address, token, models[0], context),
+        _llama_vscode(address, token, first, has_chat, context),
+        _minuet(address, token, first, context),
+        _llama_vim(address, token, first, context),
     )
     return {
         name: f"{use.partition(' ')[0]} {MARK}\n{use}\n{text}"
@@ -72,17 +73,20 @@ def write_settings(folder: Path, settings: Mapping[str, str]) -> None:
             partial.replace(path)
 
 
-def _continue(address: str, token: str, models: Sequence[str], has_chat: bool, context: int) -> str:
+def _continue(
+    address: str, token: str, models: Mapping[str, bool], has_chat: bool, context: int
+) -> str:
     """Its provider ``deepseek`` is the one that sends prompt and suffix apart, in OpenAI's form,
     so that no template has to know the model's tokens. Its own ``modelTimeout``, 150 ms, ends an
     answer after 10 pieces or a line on any machine without a large GPU."""
     lines = ["name: repotune", "version: 1.0.0", "schema: v1", "models:"]
-    for model in models:
-        lines += _continue_model(
-            f"repotune {model}", "deepseek", model, f"{address}/", token, context, 128
-        )
-        lines += ["    roles: [autocomplete]", "    autocompleteOptions:"]
-        lines += ["      modelTimeout: 2000"]
+    for model, fills_in in models.items():
+        if fills_in:
+            lines += _continue_model(
+                f"repotune {model}", "deepseek", model, f"{address}/", token, context, 128
+            )
+            lines += ["    roles: [autocomplete]", "    autocompleteOptions:"]
+            lines += ["      modelTimeout: 2000"]
         if has_chat:
             lines += _continue_model(
                 f"repotune {model} chat",

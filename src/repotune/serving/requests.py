@@ -15,6 +15,7 @@ Kind: TypeAlias = Literal["completion", "infill", "chat"]
 
 DEFAULT_NEW_TOKENS: Final = 128
 COMPLETION: Final = "/v1/completions"
+CHAT: Final = "/v1/chat/completions"
 LLAMA_COMPLETION: Final = "/completion"
 MARGIN: Final = 8
 """Tokens that a prompt has beside the code: BOS and those of fill in the middle."""
@@ -109,7 +110,11 @@ def _completion(body: Mapping[str, Any], model: ServedModel) -> tuple[str, dict[
 
 def _ids(prompt: Any, suffix: Any, model: ServedModel) -> list[int]:
     """The prompt as the training would have written it, in ids: no text becomes a special one."""
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        if len(prompt) > 1:
+            raise Refusal(
+                400, "One prompt at a time is answered here: send each in a request of its own."
+            )
         prompt = prompt[0]
     after = None if suffix is None else fields.text("suffix", suffix)
     tokenizer, names = model.tokenizer, model.fim_names
@@ -212,7 +217,7 @@ def _chat(body: Mapping[str, Any], model: ServedModel) -> tuple[str, dict[str, A
     new = _new_tokens(body, names, model, unsaid=model.context // 4)
     if body.get("n_predict") == 0:  # llama.vim has a selection read while its user writes
         new = 0
-    return "/v1/chat/completions", {
+    return CHAT, {
         **asked, "messages": said, "max_tokens": new, "model": model.name,
         "stream_options": {"include_usage": True},
     }  # fmt: skip

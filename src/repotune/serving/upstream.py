@@ -20,6 +20,7 @@ DATA: Final = b"data: "
 END: Final = b"[DONE]"
 PROGRESS: Final = "prompt_progress"
 TOO_LONG: Final = "exceed_context_size_error"
+NO_ANSWER: Final = "The model's process does not answer: stop `repotune serve` and start it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +76,7 @@ class Asked:
                     yield from self._read(response)
         except (OSError, http.client.HTTPException, ValueError):
             if not self.cancelled:
-                raise Refusal(
-                    503, "The model's process does not answer: stop `repotune serve` and start it."
-                ) from None
+                raise Refusal(503, NO_ANSWER) from None
         finally:
             self._connection.close()
 
@@ -99,7 +98,9 @@ class Asked:
     def _refusal(self, content: Mapping[str, Any]) -> Refusal:
         """The server's error in our form. Its status is not taken over: llama.cpp answers 500 and
         501 to requests whose values it cannot use, which are the client's to mend."""
-        error = content["error"]
+        error = content.get("error", content)
+        if not isinstance(error, Mapping):  # vLLM's, where it is no request's fault
+            error = {"message": error}
         kind = TOO_LONG if error.get("type") == TOO_LONG else "invalid_request_error"
-        message = f"{self._program} does not take the request: {error.get('message')}"
+        message = f"{self._program} does not take the request: {error.get('message', error)}"
         return Refusal(400, message, kind)

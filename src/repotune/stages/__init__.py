@@ -14,7 +14,7 @@ from repotune.stages.reading import Reading, bytes_to_read, read_fixed_code, why
 from repotune.stages.rehearsal import is_worth_it, rehearse
 from repotune.stages.room import check_room
 from repotune.stages.tuning import heldout_sample, steps_of, train_on
-from repotune.stages.vllm_models import vllm_model
+from repotune.stages.vllm_models import served_by_vllm, vllm_folder
 
 __all__ = [
     "ProvedModel",
@@ -31,8 +31,9 @@ __all__ = [
     "prepare_rows",
     "read_fixed_code",
     "rehearse",
+    "served_by_vllm",
     "steps_of",
     "train_on",
-    "vllm_model",
+    "vllm_folder",
     "why_not_read",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from repotune.export import (
 )
 from repotune.export.fresh import refuse_no_room
 from repotune.job import Job
+from repotune.records import Proof
 from repotune.runs import RunFolder
 from repotune.stages.gguf_files import (
     CHECK,
@@ -33,36 +34,56 @@ from repotune.stages.gguf_files import (
     proof_path,
     unfinished,
 )
-from repotune.stages.reading import read_fixed_code, why_not_read
+from repotune.stages.reading import Reading, read_fixed_code, why_not_read
 from repotune.vllm import VllmServer
 
 LOAD: Final = "load"
 
 
-def vllm_model(
-    run: RunFolder, job: Job, program: Path, *, kind: str, name: str, adapter: Path | None,
-    context: int, slots: int, scratch: Path, emit: Emit,
-) -> tuple[ProvedModel, VllmServer]:  # fmt: skip
-    """Base and ``adapter`` (None: the base alone) served by vLLM, the merged folder made unless it
-    is there.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmFolder:
+    """A model that vLLM can be given."""
 
-    ``kind`` is in the folder's name: another one of that kind gives way to it. ``name`` is the
-    model's in requests. The server is the caller's to close. Raises DiskFull or RunError where the
-    folder cannot be written, ExportError where vLLM does not serve it, or computes something else
-    than our decoder.
+    path: Path
+    proof: Proof | None
+    """From before, when it was served and compared."""
+    reading: Reading | None
+    """What it has to be compared with where there is no proof; None: too little memory is free."""
+
+
+def vllm_folder(
+    run: RunFolder, job: Job, *, kind: str, adapter: Path | None, emit: Emit
+) -> VllmFolder:
+    """Base and ``adapter`` (None: the base alone) merged, unless that is there, and read by our
+    decoder where there is no proof yet: before any server takes the memory that this needs.
+
+    ``kind`` is in the folder's name: another one of that kind gives way to it. Raises DiskFull or
+    RunError where the folder cannot be written.
     """
     path = _folder(run, job, kind, adapter, emit)
+    proof = known_proof(path)
+    reading = None if proof else read_fixed_code(job, adapter)
+    return VllmFolder(path=path, proof=proof, reading=reading)
+
+
+def served_by_vllm(
+    folder: VllmFolder, job: Job, program: Path, *, name: str, context: int, slots: int,
+    compiled: bool, scratch: Path, emit: Emit,
+) -> tuple[ProvedModel, VllmServer]:  # fmt: skip
+    """The model in ``folder`` served by vLLM, as ``VllmServer`` says, and proved by that server.
+
+    ``name`` is the model's in requests. The server is the caller's to close. Raises ExportError
+    where vLLM does not serve it, or computes something else than our decoder.
+    """
+    path, proof, reading = folder.path, folder.proof, folder.reading
     emit(StageStarted(stage=LOAD))
     server = VllmServer(
         program, path, name=name, context=context, slots=slots,
-        cached_token_bytes=job.shape.cached_token_bytes, compiled=job.machine.gpu is not None,
-        scratch=scratch,
+        cached_token_bytes=job.shape.cached_token_bytes, compiled=compiled, scratch=scratch,
     )  # fmt: skip
     with ExitStack() as stack:
         stack.push(server)
         emit(StageDone(stage=LOAD, summary=f"{name}: {path.name}"))
-        proof = known_proof(path)
-        reading = None if proof else read_fixed_code(job, adapter)
         if reading is not None:
             emit(StageStarted(stage=CHECK))
             proof = ask_vllm(server, name, reading.passages)
