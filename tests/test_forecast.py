@@ -186,3 +186,15 @@ def test_predicted_and_measured_are_kept_and_shown_by_the_next_plan(own_data):
     assert took.measured_peak_bytes is None or took.measured_peak_bytes > 2**20
     record_outcome(replace(took, predicted_tokens_per_second=200.0))
     assert "The last run here had 1.50 times the predicted speed" in plan_line(made, target)
+
+
+def test_rows_that_do_not_fit_have_no_plan_and_one_sentence_says_so():
+    config = FineTuningConfig(batch_size=1, max_seq_length=512, use_4bit=False)
+    target = replace(gpu_target(find_gpu("RTX 3060").gpu), free_bytes=2**20)
+    made = forecast(
+        config, STARTER, target, model="starter", precision="bf16", steps=12, rows=ROWS,
+        fills_in=True,
+    )  # fmt: skip
+    line = plan_line(made, target)
+    assert line.startswith("No plan: whole rows of 512 tokens do not fit, since they need ")
+    assert line.count(".") == 3  # two numbers and the end

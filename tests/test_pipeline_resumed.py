@@ -1,6 +1,7 @@
 """Runs that were killed, stopped or no longer fit, and what a rehearsal finds: nothing is lost."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from repotune.cli import main
 from repotune.errors import (
     DoesNotFit,
     Interrupted,
+    RepotuneError,
     RunError,
     UsageError,
 )
@@ -93,6 +95,33 @@ def test_ctrl_c_finishes_the_step_saves_and_a_resume_goes_on(source_tree, tiny_m
     assert (done.steps, done.interrupted) == (6, False)
     with pytest.raises(RunError, match="is finished"):
         resume(folder)
+
+
+def test_a_resume_that_is_refused_at_once_leaves_the_status_as_it_was(
+    source_tree, tiny_model, tmp_path
+):
+    folder, model = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+
+    def press_at_three(event):
+        if isinstance(event, StepDone) and event.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    tune(source_tree, settings(model, folder, evaluate=False), emit=press_at_three)
+    model.rename(tmp_path / "elsewhere")
+    with pytest.raises(RepotuneError):
+        resume(folder)
+    assert open_run(folder).state().status == "interrupted"
+    (tmp_path / "elsewhere").rename(model)
+
+    def fail(event):
+        if isinstance(event, StepDone):
+            raise RunError("A step went wrong.")
+
+    with pytest.raises(RunError):
+        resume(folder, emit=fail)
+    assert open_run(folder).state().status == "failed"
+    assert resume(folder).steps == 6
 
 
 def test_ctrl_c_in_the_last_step_is_heeded_too(source_tree, tiny_model, tmp_path):
@@ -225,6 +254,9 @@ def test_what_breaks_in_the_rehearsal_costs_no_hours(
     assert resume(tmp_path / "run", emit=events.append).steps == 6
     assert [e.step for e in events if isinstance(e, StepDone)] == [1, 2, 3, 4, 5, 6]
     assert any("trained, saved, resumed, exported" in getattr(e, "summary", "") for e in events)
+    facts = open_run(tmp_path / "run").state().facts
+    assert facts["starts"] == 2
+    assert 0 < facts["took"]["rehearsal"] != facts["took"]["start"]
 
 
 def test_what_the_rehearsal_healed_is_not_healed_again(
@@ -270,7 +302,7 @@ def test_what_was_healed_before_a_stop_is_not_healed_again(
     folder = tmp_path / "run"
     config = settings(
         tiny_model, folder, allow_shorter_rows=True, evaluate=False, max_seq_length=512,
-        batch_size=1, gradient_accumulation_steps=2, max_steps=4, save_steps=1,
+        batch_size=1, gradient_accumulation_steps=2, max_steps=5, save_steps=1,
     )  # fmt: skip
     assert tune(source_tree, config, emit=press_at_one).interrupted
     assert open_run(folder).state().facts["passes"]["cuts"] == 2
@@ -283,12 +315,22 @@ def test_what_was_healed_before_a_stop_is_not_healed_again(
         return interrupted, healed, said
 
     def press(event):
-        if isinstance(event, StepDone) and event.step < 4:
+        if isinstance(event, StepDone) and event.step < 5:
             signal.raise_signal(signal.SIGINT)
 
     _, healed, (said,) = resumed()
     assert healed == []
     assert said.startswith("It goes on as it did since memory ran out: 1 × 256 tokens at once, and")
+    # Where whole rows do not fit at all, there is no plan of them, and nothing else changes.
+    job = settle(open_run(folder).state(), print)
+    parts = int(needed_bytes(job.setup_of(256)) / USABLE[job.device]) + 2**16
+    machine = replace(job.machine, ram_free_bytes=parts, gpu_free_bytes=parts)
+    with monkeypatch.context() as patch:
+        patch.setattr("repotune.machine.probe", lambda **options: machine)
+        events = []
+        resume(folder, emit=lambda e: (events.append(e), press(e)))
+    said = [event.message for event in events if isinstance(event, Notice)]
+    assert any("whole rows of 512 tokens do not fit" in message for message in said)
     # Another batch, or another machine, is planned anew.
     _, healed, said = resumed(batch_size=2, gradient_accumulation_steps=1)
     assert len(healed) == 1
@@ -296,5 +338,5 @@ def test_what_was_healed_before_a_stop_is_not_healed_again(
     facts = open_run(folder).state().facts
     open_run(folder).update(facts={"machine": {**facts["machine"], "cpu": "another"}})
     done, healed, said = resumed()
-    assert (done.steps, len(healed), said) == (4, 1, [])
+    assert (done.steps, len(healed), said) == (5, 1, [])
     assert set(passes) == {256}

@@ -10,6 +10,7 @@ from repotune.events import ignore
 from repotune.job import quantised_folder
 from repotune.machine import precision_here, probe
 from repotune.machine.facts import DiskFacts, GpuFacts, MachineFacts, TorchFacts
+from repotune.machine.triton import TritonFault
 from repotune.model import resolve_model
 from repotune.planning import gpu_context, machine_target, suited_config
 from repotune.planning.fit import fit
@@ -52,11 +53,12 @@ def tune_starts(facts, gpu_free_bytes):
 
 
 @pytest.mark.parametrize(
-    ("triton", "error"), [(None, ""), ("3.6.0", ""), ("3.6.0", "Triton finds no C compiler")]
+    ("triton", "fault"),
+    [(None, None), ("3.6.0", None), ("3.6.0", TritonFault(key="triton_no_compiler"))],
 )
 @pytest.mark.parametrize("ram_free_gib", [20, 2, 0])
-def test_the_least_memory_is_where_tune_begins_to_start(ram_free_gib, triton, error, own_hub):
-    facts = replace(FACTS, ram_free_bytes=ram_free_gib * GIB, triton=triton, triton_error=error)
+def test_the_least_memory_is_where_tune_begins_to_start(ram_free_gib, triton, fault, own_hub):
+    facts = replace(FACTS, ram_free_bytes=ram_free_gib * GIB, triton=triton, triton_fault=fault)
     needs = preflight.main_job(facts)
     assert tune_starts(facts, needs.vram_bytes + 2)
     assert not tune_starts(facts, needs.vram_bytes - GIB // 100)

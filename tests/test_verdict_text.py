@@ -54,3 +54,20 @@ def test_korean_has_the_figures_of_the_english(changes, also):
 
 def test_every_ruling_is_among_them():
     assert {judge(replace(EVALUATION, **each)).ruling for each in EACH} == set(get_args(Ruling))
+
+
+def said(evaluation):
+    return [reason(evaluation, judge(evaluation), lang) for lang in ("en", "ko")]
+
+
+def test_more_is_to_be_read_only_where_there_is_more():
+    for all_of_them, advised in ((3, False), (9, True)):
+        for words in said(replace(EVALUATION, files=3, files_available=all_of_them)):
+            assert "heldout_share" in words
+            assert ("--eval-max-tokens" in words) == advised
+
+
+def test_a_taught_model_that_fills_in_worse_needs_more_gaps():
+    english, korean = said(replace(EVALUATION, taught=True, **EACH[5]))
+    assert "tens of thousands of gaps" in english
+    assert "빈칸 수만 개" in korean

@@ -165,6 +165,12 @@ def plan_line(made: Plan, target: Target) -> str:
 
     peak, speed = peak_gib(made), made.tokens_per_second
     where = "GPU memory" if made.on_gpu else "RAM"
+    if made.policy is None:
+        return (
+            f"No plan: whole rows of {made.config['max_seq_length']:,} tokens do not fit, since "
+            f"they need {peak.expected:.1f} of {made.memory_gib:.1f} GiB of {where}, and how fast "
+            "parts of them are is not planned."
+        )
     basis = "measured here" if target.rates.measured else "projected, not measured here"
     policy = f" {made.policy.reason[:1].upper() + made.policy.reason[1:]}" if made.policy else ""
     record = track_record(read_outcomes(identify(target.device).machine_id))

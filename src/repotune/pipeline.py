@@ -1,7 +1,8 @@
 """The whole way: a source tree in, an adapter and its proof out.
 
-This is the only file that knows every room. Read ``tune`` and then ``_tune`` from top to bottom:
-settle what "auto" means here, find the model, read the tree, make rows, train, export, evaluate.
+This is the only file that knows every room. Read ``tune``, then ``_settle`` and ``_tune`` from top
+to bottom: settle what "auto" means here, find the model, read the tree, make rows, train, export,
+evaluate.
 Torch and what needs it are imported inside the verbs, once the arguments are known to be good.
 """
 
@@ -44,7 +45,6 @@ from repotune.records import (
     Policy,
     RowsSummary,
     RunResult,
-    TrainResult,
 )
 from repotune.runs import (
     RunFolder,
@@ -265,40 +265,54 @@ def _work(folder: RunFolder, emit: Emit, config: FineTuningConfig | None = None)
         if config is not None:
             folder.configure(config.model_dump(mode="json"), _reusable(config))
             folder.update(facts={"passes": None})  # of another batch, or by another policy
+        otherwise = folder.state().status  # of what is refused before anything is done
         folder.update(status="running")
+        began = time.perf_counter()
         try:
-            return _tune(folder, emit)
+            job, passes, keep_quantised = _settle(folder, emit)
+            otherwise = "failed"
+            return _tune(folder, job, passes, emit, began=began, keep_quantised=keep_quantised)
         except KeyboardInterrupt:
             folder.update(status="interrupted")
             raise Interrupted(
                 f"Stopped; go on with `repotune tune --resume {folder.path}`."
             ) from None
         except BaseException:
-            folder.update(status="failed")
+            folder.update(status=otherwise)
             raise
 
 
-def _tune(folder: RunFolder, emit: Emit) -> RunResult:
-    from repotune import stages
-    from repotune.machine import Peak
+def _settle(folder: RunFolder, emit: Emit) -> tuple[Job, Passes, bool]:
+    """The job, how it begins, and whether the disk has room for weights in 4 bits."""
+    from repotune.stages import check_room
 
-    began = time.perf_counter()
     prepare(folder.state().config["max_steps"], emit)
     before = folder.state()
     job = settle(before, emit)
     passes = _first_passes(folder, job, before.facts, emit)
-    keep_quantised = stages.check_room(folder, job, emit)
+    return job, passes, check_room(folder, job, emit)
+
+
+def _tune(
+    folder: RunFolder, job: Job, passes: Passes, emit: Emit, *, began: float, keep_quantised: bool
+) -> RunResult:
+    from repotune import stages
+    from repotune.machine import Peak
+
     rows = stages.prepare_rows(folder, job, emit)
     planned = _plan(folder, job, rows.summary, passes.policy, emit)
     peak = Peak(job.device)
     meter = Meter(peak, emit)
     decoder = load_decoder(job, emit, keep_quantised=keep_quantised)
-    if stages.is_worth_it(folder, job, rows, planned and planned[0]):
-        passes = stages.rehearse(folder, job, decoder, rows, passes, emit)
     _took(folder, "start", since=began, again=True)
+    folder.update(facts={"starts": folder.state().facts.get("starts", 0) + 1})
+    if stages.is_worth_it(folder, job, rows, planned and planned[0]):
+        began = time.perf_counter()
+        passes = stages.rehearse(folder, job, decoder, rows, passes, emit)
+        _took(folder, "rehearsal", since=began, again=False)
     trained = stages.train_on(folder, job, decoder, rows, passes, meter, memory=peak.since_last)
     took = _record(folder, planned, meter, emit)
-    folder.update(facts={"training": _training_facts(folder, trained)})
+    stages.record_training(folder, trained)
     evaluation = None
     if not trained.interrupted:
         stages.export(folder, job, decoder)
@@ -351,19 +365,11 @@ def _first_passes(folder: RunFolder, job: Job, before: dict[str, Any], emit: Emi
     return passes
 
 
-def _training_facts(folder: RunFolder, trained: TrainResult) -> dict[str, Any]:
-    """What the run records of its training; the speed of an earlier process, if this had no steps
-    left to do."""
-    facts, before = asdict(trained), folder.state().facts.get("training")
-    if before is not None and not trained.tokens_per_second:
-        facts.update({name: before[name] for name in ("seconds", "tokens_per_second")})
-    return facts
-
-
 def _plan(
     folder: RunFolder, job: Job, rows: RowsSummary, policy: Policy, emit: Emit
 ) -> tuple[Plan, Target] | None:
-    """What the whole run should need here, said and written down; None if nobody knows."""
+    """What the whole run should need here, said and written down; None if nobody knows, or where
+    whole rows do not fit, whose parts are not planned."""
     target = target_here(job.machine, job.precision, emit)
     if target is None:
         emit(Notice(message=policy.reason))
@@ -375,6 +381,8 @@ def _plan(
         steps=steps_of(job, rows.rows), rows=rows, fills_in=job.tokenizer.fim is not None,
     )  # fmt: skip
     emit(Notice(message=plan_line(made, target)))
+    if made.policy is None:
+        return None
     folder.update(facts={"plan": plan_facts(made, target)})
     return made, target
 

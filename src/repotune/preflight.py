@@ -40,6 +40,7 @@ from repotune.tables import find_gpu
 
 if TYPE_CHECKING:
     from repotune.machine import JobNeeds, MachineFacts, RandomWeights
+    from repotune.machine.facts import Purpose
     from repotune.machine.texts import Lang
     from repotune.model import Decoder
 
@@ -48,10 +49,11 @@ PRICE_PER_KWH = 0.17
 """USD: the average of households in the United States, 2025 (EIA)."""
 
 
-def doctor(*, models: Path, lang: Lang = "en") -> Diagnosis:
+def doctor(*, models: Path, lang: Lang = "en", compiler: str | None = None) -> Diagnosis:
     """Whether ``tune`` would start on this machine with its defaults, and what to mend.
 
-    ``models`` is where downloaded models lie. With a GPU, one layer is trained on it.
+    ``models`` is where downloaded models lie, ``compiler`` what the environment's CC says, if it
+    does. With a GPU, one layer is trained on it.
     """
     from repotune.machine import (
         cache_folder,
@@ -63,7 +65,9 @@ def doctor(*, models: Path, lang: Lang = "en") -> Diagnosis:
         try_layer,
     )
 
-    facts, trial = gather({"models": models, "cache": cache_folder(), "runs": Path.cwd()}), None
+    places: dict[Purpose, Path]
+    places = {"models": models, "cache": cache_folder(), "runs": Path.cwd()}
+    facts, trial = gather(places, compiler=compiler), None
     if expects_gpu(facts) and facts.torch and facts.torch.sees_gpu:
         trial = try_layer(_one_layer, "cuda")
         if not trial.error:  # or the GPU itself would be blamed on Triton
@@ -77,11 +81,14 @@ def doctor(*, models: Path, lang: Lang = "en") -> Diagnosis:
 
 def _with_triton_tried(facts: MachineFacts) -> MachineFacts:
     """With what a trial on the GPU says of Triton, where a run would use it."""
-    from repotune.kernels import why_not_triton
+    from repotune.kernels import what_triton_says
+    from repotune.machine.triton import TritonFault
 
-    if facts.gpu is None or facts.gpu.compute_capability < FUSED_SINCE:
+    if facts.gpu is None or facts.gpu.compute_capability < FUSED_SINCE or facts.triton is None:
         return facts
-    return replace(facts, triton_error=why_not_triton() or "")
+    said = what_triton_says()
+    fault = None if said is None else TritonFault(key="triton_fails", detail=said)
+    return replace(facts, triton_fault=fault)
 
 
 def calibrate(*, emit: Emit = ignore) -> MachineRates:
@@ -102,17 +109,21 @@ def calibrate(*, emit: Emit = ignore) -> MachineRates:
 def plan(
     code: Path | tuple[int, float], config: FineTuningConfig | None = None, *,
     model: str | None = None, gpu: str | None = None, price_per_kwh: float = PRICE_PER_KWH,
-    across: Literal["gpus", "models"] | None = None, emit: Emit = ignore,
+    across: Literal["gpus", "models"] | None = None, compiler: str | None = None,
+    emit: Emit = ignore,
 ) -> tuple[Plan, ...]:  # fmt: skip
     """What tuning on ``code``, a tree or (files, tokens per file), needs, takes and costs.
 
     For the GPU that is named, else for this machine; ``config`` None: settings that suit it. The
-    first plan is the one asked for, ``across`` adds one for each known GPU or model. No torch, but
-    for the tokenizer of a tree. Raises UsageError, ModelError and CorpusError.
+    first plan is the one asked for, ``across`` adds one for each known GPU or model. ``compiler``:
+    what the environment's CC says, if it does. No torch, but for the tokenizer of a tree. Raises
+    UsageError, ModelError and CorpusError.
     """
     from repotune import survey
 
-    target, notes = survey.this_target(emit) if gpu is None else survey.named_target(gpu)
+    target, notes = (
+        survey.this_target(emit, compiler=compiler) if gpu is None else survey.named_target(gpu)
+    )
     asked = config.model if model is None and config is not None else model
     default = GPU_MODEL if target.device == "cuda" else CPU_MODEL
     subject = survey.find_subject(default if asked is None else asked)

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Literal, TypeAlias
 
-from repotune.records import Evaluation, Interval, Judgement, Ruling
+from repotune.records import Evaluation, Interval, Judgement, Ruling, TaskSet
 
 Lang: TypeAlias = Literal["en", "ko"]
 Pair: TypeAlias = tuple[str, str]
 """The same in English and in Korean."""
+
+_Remedy: TypeAlias = Literal["lines", "gaps", "taught", "all_read", "some_read"]
 
 _FIGURES: Final[dict[str, Pair]] = {
     "exact_match": ("exact next lines", "다음 줄 정확도"),
@@ -66,12 +68,12 @@ _BECAUSE: Final[dict[Ruling, Pair]] = {
     ),
     "too_few_files": (
         "Held-out files that were scored: {files}. At least 6 are needed to say anything sure "
-        "about others: raise heldout_share, or read more with --eval-max-tokens.",
+        "about others: {remedy}",
         "평가에 쓴 파일은 {files}개입니다. 다른 파일에 대해 확실히 말하려면 적어도 6개가 "
-        "필요합니다. heldout_share를 올리거나 --eval-max-tokens로 더 읽으세요.",
+        "필요합니다. {remedy}",
     ),
 }
-_REMEDIES: Final[dict[Literal["lines", "gaps", "taught"], Pair]] = {
+_REMEDIES: Final[dict[_Remedy, Pair]] = {
     "lines": (
         "Try a lower learning_rate or fewer epochs.",
         "learning_rate를 낮추거나 에포크를 줄여 보세요.",
@@ -81,10 +83,15 @@ _REMEDIES: Final[dict[Literal["lines", "gaps", "taught"], Pair]] = {
         "fim_rate를 높이거나 에포크를 줄여 보세요.",
     ),
     "taught": (
-        "A model that never filled in takes millions of tokens to learn it: train longer, or with "
-        "a higher fim_rate.",
-        "중간 채우기를 처음 배우는 모델에는 토큰 수백만 개가 필요하니, 더 오래 학습하거나 "
-        "fim_rate를 높이세요.",
+        "A model that never filled in takes tens of thousands of gaps to learn it: train on more "
+        "code, or for more epochs.",
+        "중간 채우기를 처음 배우는 모델에는 빈칸 수만 개가 필요하니, 더 많은 코드로 학습하거나 "
+        "에포크를 늘리세요.",
+    ),
+    "all_read": ("raise heldout_share.", "heldout_share를 올리세요."),
+    "some_read": (
+        "raise heldout_share, or read more with --eval-max-tokens.",
+        "heldout_share를 올리거나 --eval-max-tokens로 더 읽으세요.",
     ),
 }
 _ALSO: Final[dict[str, Pair]] = {
@@ -130,18 +137,23 @@ _PARTS: Final[dict[str, Pair]] = {
     ),
     "library": (
         "Python's standard library takes {rise} more bits per byte",
-        "파이썬 표준 라이브러리의 바이트당 비트가 {rise} 늚",
+        "파이썬 표준 라이브러리의 바이트당 비트가 {rise} 늘어남",
     ),
     "tasks": (
         "{name} fell from {base} to {tuned} of {count} solved (p = {p})",
-        "{name} {count}개 중 통과가 {base}개에서 {tuned}개로 줆 (p = {p})",
+        "{name} {count}개 중 통과가 {base}개에서 {tuned}개로 줄어듦 (p = {p})",
     ),
-    "group": ("{name} ({rise} more bits per byte)", "{name} (바이트당 비트 {rise} 늚)"),
+    "group": ("{name} ({rise} more bits per byte)", "{name} (바이트당 비트 {rise} 늘어남)"),
 }
-_TASKS: Final[dict[str, Pair]] = {
+_TASK_SETS: Final[dict[TaskSet, Pair]] = {
     "human_eval": ("HumanEval", "HumanEval"),
     "infilling": ("HumanEval's infilling", "HumanEval 채우기"),
 }
+
+
+def task_set(name: TaskSet, lang: Lang = "en") -> str:
+    """Its name, for people."""
+    return _said(_TASK_SETS[name], lang)
 
 
 def headline(judgement: Judgement, lang: Lang) -> str:
@@ -196,7 +208,9 @@ def _also(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> Iterator[
         )  # fmt: skip
 
 
-def _remedy(evaluation: Evaluation, judgement: Judgement) -> Literal["lines", "gaps", "taught"]:
+def _remedy(evaluation: Evaluation, judgement: Judgement) -> _Remedy:
+    if judgement.ruling == "too_few_files":
+        return "all_read" if evaluation.files == evaluation.files_available else "some_read"
     if not all(name.startswith("infill_") for name in judgement.worse_figures):
         return "lines"
     return "taught" if evaluation.taught else "gaps"
@@ -239,7 +253,7 @@ def _forgotten(evaluation: Evaluation, judgement: Judgement, lang: Lang) -> str:
         if one.name in judgement.forgets:
             parts.append(
                 _said(
-                    _PARTS["tasks"], lang, name=_said(_TASKS[one.name], lang),
+                    _PARTS["tasks"], lang, name=task_set(one.name, lang),
                     base=one.base_passed, tuned=one.tuned_passed, count=one.tasks,
                     p=f"{one.p_value:.3f}",
                 )

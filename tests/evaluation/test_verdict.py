@@ -180,7 +180,7 @@ def test_gaps_that_are_filled_surely_worse_forbid_it():
     assert "gaps filled exactly -40.0 points (95 % interval -50.0 to -10.0)" in found.sentence
     assert "Try a higher fim_rate" in found.sentence
     taught = judge(replace(FOUND, infill=filled(exact_match=LESS), taught=True))
-    assert "takes millions of tokens to learn it: train longer" in taught.sentence
+    assert "takes tens of thousands of gaps to learn it: train on more" in taught.sentence
     both = {"line_differences": {"exact_match": LESS}, "infill": filled(exact_match=LESS)}
     assert "lower learning_rate" in judge(replace(FOUND, **both)).sentence
 

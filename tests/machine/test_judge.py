@@ -3,12 +3,14 @@
 import re
 from dataclasses import replace
 from string import Formatter
+from typing import get_args, get_type_hints
 
 import pytest
 
 from repotune.machine import conclude, expects_gpu, judge
 from repotune.machine.facts import GpuProcess
 from repotune.machine.texts import TEXTS
+from repotune.machine.triton import TritonFault
 
 from .machines import (
     CODE_LLAMA,
@@ -166,7 +168,8 @@ def test_triton_speeds_up_and_is_not_in_the_way() -> None:
     ],
 )
 def test_a_triton_that_does_not_work_is_named_with_what_mends_it(facts, fix) -> None:
-    broken = replace(facts, triton_error="Triton does not find a C compiler (gcc or clang)")
+    fault = TritonFault(key="triton_no_compiler", detail="gcc or clang")
+    broken = replace(facts, triton_fault=fault)
     assert missing(broken) == {}
     found = line(broken, "triton")
     assert (found.value, found.finding) == ("3.7.0", "note")
@@ -177,6 +180,15 @@ def test_a_triton_that_does_not_work_is_named_with_what_mends_it(facts, fix) -> 
     assert str(found.fix).endswith(fix)
     assert line(facts, "triton").finding == "ok"
     assert line(replace(broken, gpu=None), "triton").finding == "ok"
+
+
+def test_what_keeps_triton_from_working_is_said_in_the_users_language() -> None:
+    for key in get_args(get_type_hints(TritonFault)["key"]):
+        facts = replace(HEALTHY, triton_fault=TritonFault(key=key, detail="CC=icx"))
+        (check,) = (one for one in judge(facts, CODE_LLAMA, "ko") if one.key == "triton")
+        assert ("CC=icx" in check.reason) == (key != "triton_uninstalled")
+        assert "Triton이" in check.reason
+        assert not re.search("does|find|work|installed", check.reason)
 
 
 def test_macos_has_no_wheel_index() -> None:

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from repotune.model import Decoder, generate_batch, open_weights, resolve_model
+from repotune.model import Decoder, generate, generate_batch, open_weights, resolve_model
 from repotune.model.cache import cache_bytes
 from repotune.model.generate import ON_CPU, ON_GPU, cache_tokens, wide_layers
 from repotune.records import LINEAR_MODULES, LoraSpec
@@ -137,3 +138,29 @@ def test_4_bit_weights_are_wide_where_there_is_room_and_write_the_same(tmp_path)
         assert not any(layer.expand(True) for layer in decoder.layers[:2])
         assert decoder.layers[2].expand(True)
     assert [layer.expand(False) for layer in decoder.layers] == [False, True, True]
+
+
+def test_weights_are_widened_by_what_the_cache_leaves_and_not_for_a_few_steps(pair, monkeypatch):
+    _, decoder = pair
+    free, rooms = [1_000_000], []
+    new_cache = decoder.new_cache
+
+    def take(slots, capacity, *, padded):
+        free[0] -= 300_000
+        return new_cache(slots, capacity, padded=padded)
+
+    def widen(_, max_bytes):
+        rooms.append(max_bytes)
+        return nullcontext()
+
+    monkeypatch.setattr(decoder, "new_cache", take)
+    monkeypatch.setattr(generate, "_free_on_gpu", lambda device: free[0])
+    monkeypatch.setattr(generate, "wide_layers", widen)
+    asked = prompts(5, 12, 4)
+    generate_batch(decoder, asked, max_new_tokens=24, stop=never, adapted=True)
+    assert rooms == [350_000]
+    generate_batch(decoder, asked[:1], max_new_tokens=8, stop=never, adapted=True)
+    assert rooms[1:] == [0]
+    # One after the other, their steps add up.
+    generate_batch(decoder, asked, max_new_tokens=8, stop=never, adapted=True, max_cache_bytes=0)
+    assert rooms[2:] == [50_000]

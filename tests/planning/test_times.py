@@ -78,3 +78,25 @@ def test_held_out_losses_on_the_way_are_part_of_the_training():
     assert each - never == pytest.approx(12 * (once - never))
     # 4,096 tokens forward, at 669 tokens/s forward and back.
     assert once - never == pytest.approx(0.48 * ON_CPU.sample_tokens / 669, rel=0.1)
+
+
+def test_sequences_wait_for_others_where_memory_holds_few_of_them():
+    """Keys and values of one take 0.5 MiB a token in CodeLlama 7B, so 2,048 take a GiB."""
+    config = FineTuningConfig.for_gpu("RTX 4090").merged(
+        {"max_seq_length": 2048, "batch_size": 1, "use_4bit": True}
+    )
+    card = gpu_target(find_gpu("RTX 4090").gpu)
+    roomy = replace(card, free_bytes=400 * GIB)  # for 150 at once
+
+    def evaluation(target):
+        return run_times(SHAPE, config, fit(SHAPE, config, target), target, CODE).stages[
+            "evaluation"
+        ]
+
+    at_once, waiting = evaluation(roomy), evaluation(card)
+    # 8 of 150 at once: 18 rounds more, in each of which a few tokens read all weights.
+    assert waiting.expected > 1.6 * at_once.expected
+    assert waiting.low < waiting.expected < waiting.high
+    fewer = evaluation(replace(card, free_bytes=card.free_bytes // 2))
+    more = waiting.expected - at_once.expected
+    assert fewer.expected - at_once.expected > 2 * more

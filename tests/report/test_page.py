@@ -111,18 +111,30 @@ def with_facts(**changes):
 
 def test_the_plan_is_compared_with_the_same_things():
     """90 s of start, 40 steps of 1.5 s, 120 s of evaluation."""
-    _, words = read(to_html(RUN, "en"))
+    _, words = read(to_html(with_facts(resumed=[]), "en"))
     for said in (
         "Minutes of the start1.2 (0.6 – 1.8)1.5yes",
         "Minutes of the training1.2 (0.6 – 1.8)1.0yes",
         "Minutes of the evaluation1.2 (0.6 – 1.8)2.0no",
         "Minutes in all3.6 (1.8 – 5.4)4.5yes",
-        "The plan counts neither that nor downloads",
+        "The plan counts neither a rehearsal nor downloads",
     ):
         assert said in words, said
-    _, words = read(to_html(with_facts(took={"start": 90.0}), "en"))
+    assert "Minutes of the rehearsal" not in words
+    _, words = read(to_html(with_facts(resumed=[], took={"start": 90.0}), "en"))
     assert "Minutes of the evaluation1.2 (0.6 – 1.8)not measured" in words
     assert "Minutes in all3.6 (1.8 – 5.4)not measured" in words  # a part of it is no sum
+
+
+@pytest.mark.parametrize("facts", [{}, {"resumed": [], "starts": 2}])
+def test_the_starts_of_a_resumed_run_and_a_rehearsal_are_not_held_against_the_plan(facts):
+    took = {"start": 120.0, "rehearsal": 600.0, "evaluation": 90.0}
+    html = to_html(with_facts(took=took, **facts), "en")
+    _, words = read(html)
+    assert "Minutes of the start1.2 (0.6 – 1.8)2.0Minutes of the rehearsal10.0Minutes" in words
+    assert "Minutes of the evaluation1.2 (0.6 – 1.8)1.5yes" in words
+    assert "Minutes in all3.6 (1.8 – 5.4)4.5" in words
+    assert "Minutes in all3.6 (1.8 – 5.4)4.5yes" not in words
 
 
 def test_memory_is_a_curve_over_the_plan_with_the_context_that_the_plan_has():

@@ -8,6 +8,7 @@ import torch
 from repotune import survey
 from repotune.machine.driver import DriverFacts
 from repotune.machine.facts import GpuFacts, GpuProcess
+from repotune.machine.triton import TritonFault
 
 GIB = 2**30
 RTX_3060 = GpuFacts(
@@ -61,16 +62,17 @@ def test_what_stands_in_the_way_is_one_sentence_with_a_way_out(driver, torch_ver
 def test_a_triton_that_cannot_work_makes_a_plan_of_plain_operations(monkeypatch):
     monkeypatch.setattr("repotune.machine.driver.ask_driver", lambda: DRIVER)
     monkeypatch.setattr("repotune.survey.here.torch_build", lambda: ("2.13.0+cu130", "13.0"))
-    for missing in ("", "Triton does not find a C compiler (gcc or clang)"):
+    for fault in (None, TritonFault(key="triton_no_compiler", detail="CC=icx")):
         monkeypatch.setattr(
-            "repotune.machine.triton.what_is_missing", lambda missing=missing: missing
+            "repotune.machine.triton.what_is_missing",
+            lambda compiler, fault=fault: fault if compiler == "icx" else None,
         )
-        target, notes = survey.this_target()
-        assert target.fused == (not missing)
+        target, notes = survey.this_target(compiler="icx")
+        assert target.fused == (fault is None)
         assert notes == [
-            f"{missing}, so the plan is for plain PyTorch, which is slower: `repotune "
-            "doctor` says how to mend it."
-        ] * bool(missing)
+            "Triton does not find a C compiler (CC=icx), so the plan is for plain PyTorch, which "
+            "is slower: `repotune doctor` says how to mend it."
+        ] * (fault is not None)
 
 
 def test_an_old_driver_serves_the_build_that_it_can_run():

@@ -43,7 +43,9 @@ def command(lang: Lang, as_json: bool) -> int:
     """Examine the machine and show the findings; 1 if the main job would not start."""
     from repotune import preflight
 
-    diagnosis = preflight.doctor(models=model_cache(os.environ), lang=lang)
+    diagnosis = preflight.doctor(
+        models=model_cache(os.environ), lang=lang, compiler=os.environ.get("CC")
+    )
     if as_json:
         print_json(asdict(diagnosis))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -130,6 +131,7 @@ def command(
             gpu=DEFAULT_GPU if notebook_file and gpu is None else gpu,
             price_per_kwh=price_per_kwh or preflight.PRICE_PER_KWH,
             across=across,
+            compiler=os.environ.get("CC"),
             emit=emit,
         )
     if notebook_file is not None:

@@ -15,7 +15,7 @@ from repotune.evaluation.excerpts import Excerpt, choose_excerpts
 from repotune.evaluation.groups import MIN_FILES
 from repotune.evaluation.human_eval import solve_tasks
 from repotune.evaluation.library import draw_library
-from repotune.evaluation.verdict import TASK_SETS, judge
+from repotune.evaluation.verdict import judge
 from repotune.events import Emit, Notice, StageDone, StageStarted
 from repotune.model import Decoder
 from repotune.planning import Extent
@@ -29,6 +29,7 @@ from repotune.records import (
 )
 from repotune.sandbox import unavailable
 from repotune.tokens import CodeTokenizer
+from repotune.verdict_text import task_set
 
 SCORING: Final = "standard library"
 
@@ -73,7 +74,7 @@ def measure_forgetting(
         }
         for name, most in sets.items():
             if reason := _no_tasks(name, tokenizer):
-                not_measured.append(f"{TASK_SETS[name]} was left out: {reason}.")
+                not_measured.append(f"{task_set(name)} was left out: {reason}.")
                 continue
             try:
                 figures_of_set = solve_tasks(
@@ -81,7 +82,7 @@ def measure_forgetting(
                     workers=workers, seed=seed, emit=emit,
                 )  # fmt: skip
             except SandboxError as error:  # no process could be started, although one could before
-                not_measured.append(f"{TASK_SETS[name]} was left out: {error}.")
+                not_measured.append(f"{task_set(name)} was left out: {error}.")
             else:
                 solved.append(figures_of_set)
     for sentence in not_measured:

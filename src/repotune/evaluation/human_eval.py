@@ -21,12 +21,12 @@ import numpy as np
 
 from repotune.evaluation.continuation import continuations, fitted_prompt
 from repotune.evaluation.mcnemar import mcnemar_p_value
-from repotune.evaluation.verdict import TASK_SETS
 from repotune.events import Emit, StageDone, StageProgress, StageStarted
 from repotune.model import Decoder
 from repotune.records import TaskFigures, TaskSet
 from repotune.sandbox import run_program
 from repotune.tokens import CodeTokenizer
+from repotune.verdict_text import task_set
 
 FILES: Final[dict[TaskSet, str]] = {
     "human_eval": "HumanEval.jsonl.gz",
@@ -99,7 +99,7 @@ def solve_tasks(
     """
     all_tasks = read_tasks(name)
     tasks = draw_tasks(all_tasks, most, seed=seed)
-    emit(StageStarted(stage=TASK_SETS[name], total=2 * len(tasks), unit="solutions"))
+    emit(StageStarted(stage=task_set(name), total=2 * len(tasks), unit="solutions"))
     new_tokens = _NEW_TOKENS[name]
     limit = min(MAX_PROMPT_TOKENS, max_positions - new_tokens)
     written: list[list[str]] = []
@@ -116,12 +116,12 @@ def solve_tasks(
                 finished=FINISHED[name],
                 adapted=adapted,
             )
-            emit(StageProgress(stage=TASK_SETS[name], done=done + len(texts)))
+            emit(StageProgress(stage=task_set(name), done=done + len(texts)))
         written.append([CUT[name](text) for text in texts])
     figures = compare_solutions(name, tasks, *written, available=len(all_tasks), workers=workers)
     emit(
         StageDone(
-            stage=TASK_SETS[name],
+            stage=task_set(name),
             summary=f"{figures.base_passed} -> {figures.tuned_passed} of {len(tasks)} solved",
         )
     )

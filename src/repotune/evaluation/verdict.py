@@ -17,10 +17,6 @@ LINE_FIGURES: Final = (
 
 Forgotten: TypeAlias = Literal["library"] | TaskSet
 
-TASK_SETS: Final[dict[TaskSet, str]] = {
-    "human_eval": "HumanEval",
-    "infilling": "HumanEval's infilling",
-}
 LIBRARY_BOUND: Final = 0.02
 """So much may the bits per byte of code that is not the user's rise."""
 P_BOUND: Final = 0.05

@@ -9,7 +9,7 @@ from repotune.kernels.buffers import Buffers
 from repotune.kernels.cross_entropy import HeadRows
 from repotune.kernels.heads import Heads
 from repotune.kernels.ops import PLAIN, PLAIN_GPU, Ops
-from repotune.kernels.select import fastest_ops, why_not_triton, with_triton_tried
+from repotune.kernels.select import fastest_ops, what_triton_says, why_not_triton, with_triton_tried
 
 __all__ = [
     "PLAIN",
@@ -21,6 +21,7 @@ __all__ = [
     "Heads",
     "Ops",
     "fastest_ops",
+    "what_triton_says",
     "why_not_triton",
     "with_triton_tried",
 ]

@@ -54,14 +54,23 @@ def with_triton_tried(machine: Machine) -> Machine:
     return replace(machine, triton=why_not_triton() is None)
 
 
-@cache
 def why_not_triton() -> str | None:
     """Why Triton's kernels cannot be used on the GPU, as a clause; None if they run.
 
-    Tried once, on the GPU, since an installed Triton may be broken. Raises torch.OutOfMemoryError.
+    Raises torch.OutOfMemoryError.
     """
     if find_spec("triton") is None:
         return "Triton is not installed"
+    said = what_triton_says()
+    return None if said is None else f"Triton does not work here ({said})"
+
+
+@cache
+def what_triton_says() -> str | None:
+    """Where Triton, which must be installed, does not work on the GPU; None if its kernels run.
+
+    Tried once, on the GPU, since an installed Triton may be broken. Raises torch.OutOfMemoryError.
+    """
     return tried(partial(_fused, False), torch.device("cuda"))
 
 
@@ -73,7 +82,7 @@ def tried(make: Callable[[], Ops], device: torch.device) -> str | None:
     except torch.OutOfMemoryError:
         raise
     except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        return f"Triton does not work here ({' '.join(str(error).split())[:200]})"
+        return " ".join(str(error).split())[:200]
     return None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from repotune.machine.triton import TritonFault
+
 System: TypeAlias = Literal["linux", "wsl", "windows", "macos"]
 Purpose: TypeAlias = Literal["models", "cache", "runs"]
 """Downloaded models, weights quantised from them, and runs."""
@@ -87,13 +89,13 @@ class MachineFacts:
     disks: tuple[DiskFacts, ...]
     bitsandbytes: str | None
     triton: str | None
-    triton_error: str = ""
-    """What keeps it from working, as a clause; empty if nothing is known to."""
+    triton_fault: TritonFault | None = None
+    """None if nothing is known to keep it from working."""
 
     @property
     def has_triton(self) -> bool:
         """Whether there is one that works."""
-        return self.triton is not None and not self.triton_error
+        return self.triton is not None and self.triton_fault is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

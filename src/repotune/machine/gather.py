@@ -33,8 +33,11 @@ NVIDIA, DISPLAY = "0x10de", "0x03"
 """PCI's number of the vendor, and the beginning of its class of display controllers."""
 
 
-def gather(places: Mapping[Purpose, Path]) -> MachineFacts:
-    """This computer, now. Imports torch, if it can be imported; ``places`` need not exist yet."""
+def gather(places: Mapping[Purpose, Path], *, compiler: str | None = None) -> MachineFacts:
+    """This computer, now. Imports torch, if it can be imported; ``places`` need not exist yet.
+
+    ``compiler``: see ``triton.what_is_missing``.
+    """
     driver = ask_driver()  # before torch, which takes GPU memory for itself
     torch, torch_error = _torch()
     ram_bytes, ram_free_bytes = ram()
@@ -67,7 +70,7 @@ def gather(places: Mapping[Purpose, Path]) -> MachineFacts:
         ),
         bitsandbytes=_version("bitsandbytes"),
         triton=_version("triton", "triton-windows", "pytorch-triton"),
-        triton_error=triton.what_is_missing(),
+        triton_fault=triton.what_is_missing(compiler),
     )
 
 

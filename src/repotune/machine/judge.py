@@ -155,7 +155,9 @@ def _model(facts: MachineFacts, needs: JobNeeds, lang: Lang) -> Check:
 
 def _add_ons(facts: MachineFacts, lang: Lang) -> tuple[Check, Check]:
     triton_helps = facts.gpu is not None and not facts.has_triton
-    reason = "triton_absent" if facts.triton is None else "triton_broken"
+    fault = facts.triton_fault if facts.triton else None
+    clause = say(lang, fault.key, detail=fault.detail) if fault else ""
+    reason = say(lang, "triton_broken", fault=clause) if fault else say(lang, "triton_absent")
     return (
         Check(
             key="bitsandbytes", label=say(lang, "bitsandbytes"),
@@ -166,7 +168,7 @@ def _add_ons(facts: MachineFacts, lang: Lang) -> tuple[Check, Check]:
             key="triton", label=say(lang, "triton"),
             value=facts.triton or say(lang, "none"), needed="", page=NO_PAGE,
             finding="note" if triton_helps else "ok",
-            reason=say(lang, reason, error=facts.triton_error) if triton_helps else "",
+            reason=reason if triton_helps else "",
             fix=fixes.mend_triton(facts) if triton_helps else None,
         ),
     )  # fmt: skip

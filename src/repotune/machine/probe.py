@@ -43,7 +43,7 @@ def probe(*, uses_gpu: bool = True) -> Machine:
         bf16=(
             torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bf16_pays_off()
         ),
-        triton=not triton.what_is_missing(),
+        triton=triton.what_is_missing() is None,
     )
 
 

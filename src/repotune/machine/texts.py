@@ -205,8 +205,22 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "선택 사항입니다. 없으면 더 느린 PyTorch 기본 연산을 씁니다.",
     ),
     "triton_broken": (
-        "{error}: plain PyTorch operations are used instead, which are slower.",
-        "{error}. 그래서 더 느린 PyTorch 기본 연산을 씁니다.",
+        "{fault}: plain PyTorch operations are used instead, which are slower.",
+        "{fault}. 그래서 더 느린 PyTorch 기본 연산을 씁니다.",
+    ),
+    # what keeps Triton from working, as clauses
+    "triton_uninstalled": ("Triton is not installed", "Triton이 설치되어 있지 않습니다"),
+    "triton_no_compiler": (
+        "Triton does not find a C compiler ({detail})",
+        "Triton이 C 컴파일러를 찾지 못합니다({detail})",
+    ),
+    "triton_no_headers": (
+        "Triton does not find Python's headers ({detail})",
+        "Triton이 Python 헤더를 찾지 못합니다({detail})",
+    ),
+    "triton_fails": (
+        "Triton does not work here ({detail})",
+        "여기서는 Triton이 동작하지 않습니다({detail})",
     ),
     "layer_error": (
         "One layer in 4 bits cannot be trained here: {error}",

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 import torch
@@ -14,13 +15,13 @@ from repotune.model.cache import ALIGNED_KEYS, KVCache, cache_bytes
 from repotune.model.decoder import Decoder
 from repotune.model.greedy import Greedy
 from repotune.model.layer import Layer
+from repotune.planning import CPU_CACHE_BYTES, GPU_CACHE_SHARE
 from repotune.records import IntArray
 
-CPU_CACHE_BYTES: Final = 2**30
 GPU_WIDE_SHARE: Final = 0.5
-"""Of the memory that is free, for 4-bit weights in 16 bits."""
-GPU_CACHE_SHARE: Final = 0.5
-"""Of the memory that is then free."""
+"""Of the memory that the cache leaves, for 4-bit weights in 16 bits."""
+WIDE_STEPS: Final = 16
+"""For fewer steps no weights are widened: it saves nothing worth the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +62,15 @@ def generate_batch(
     if not prompts or max_new_tokens < 1:
         return [[] for _ in prompts]
     pace = pace or (ON_GPU if decoder.device.type == "cuda" else ON_CPU)
-    with wide_layers(decoder, int(GPU_WIDE_SHARE * _free_on_gpu(decoder.device))):
-        capacity = cache_tokens(max(map(len, prompts)), max_new_tokens, pace)
-        budget = _cache_budget(decoder) if max_cache_bytes is None else max_cache_bytes
-        slots = budget // cache_bytes(decoder.shape, capacity, decoder.dtype)
-        cache = decoder.new_cache(min(len(prompts), max(1, slots)), capacity, padded=pace.padded)
+    capacity = cache_tokens(max(map(len, prompts)), max_new_tokens, pace)
+    budget = _cache_budget(decoder) if max_cache_bytes is None else max_cache_bytes
+    slots = max(1, budget // cache_bytes(decoder.shape, capacity, decoder.dtype))
+    # Before the weights: what they are spared by a step is little beside sequences that have to
+    # wait for others.
+    cache = decoder.new_cache(min(len(prompts), slots), capacity, padded=pace.padded)
+    steps = max_new_tokens * ceil(len(prompts) / slots)
+    room = int(GPU_WIDE_SHARE * _free_on_gpu(decoder.device)) if steps >= WIDE_STEPS else 0
+    with wide_layers(decoder, room):
         greedy = Greedy(decoder, cache, adapted=adapted, recorded=pace.recorded)
         return _write(greedy, prompts, cache, max_new_tokens, stop, pace)
 

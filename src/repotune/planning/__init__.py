@@ -9,7 +9,15 @@ say what a device can do, ``policy`` and ``fit`` what suits it, ``times`` how lo
 """
 
 from repotune.planning.duration import brief, duration, span
-from repotune.planning.extent import GAP_TOKENS, LINE_TOKENS, ON_CPU, ON_GPU, Extent
+from repotune.planning.extent import (
+    CPU_CACHE_BYTES,
+    GAP_TOKENS,
+    GPU_CACHE_SHARE,
+    LINE_TOKENS,
+    ON_CPU,
+    ON_GPU,
+    Extent,
+)
 from repotune.planning.fit import fastest, fit
 from repotune.planning.memory import (
     expanded_bytes,
@@ -36,8 +44,10 @@ from repotune.planning.times import BYTES_PER_TOKEN, Workload
 
 __all__ = [
     "BYTES_PER_TOKEN",
+    "CPU_CACHE_BYTES",
     "FUSED_SINCE",
     "GAP_TOKENS",
+    "GPU_CACHE_SHARE",
     "LINE_TOKENS",
     "ON_CPU",
     "ON_GPU",

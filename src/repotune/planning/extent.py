@@ -10,6 +10,11 @@ LINE_TOKENS: Final = 64
 GAP_TOKENS: Final = 96
 """Of up to four lines, which is as much as a gap has."""
 
+CPU_CACHE_BYTES: Final = 2**30
+"""Keys and values of sequences that are written on at once."""
+GPU_CACHE_SHARE: Final = 0.5
+"""The same, of the memory that is free then."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:

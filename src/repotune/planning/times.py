@@ -13,9 +13,17 @@ from typing import Final
 
 from repotune.config import FineTuningConfig
 from repotune.planning.cost import scaled
-from repotune.planning.extent import GAP_TOKENS, LINE_TOKENS, ON_CPU, ON_GPU, Extent
+from repotune.planning.extent import (
+    CPU_CACHE_BYTES,
+    GAP_TOKENS,
+    GPU_CACHE_SHARE,
+    LINE_TOKENS,
+    ON_CPU,
+    ON_GPU,
+    Extent,
+)
 from repotune.planning.fit import Fit, passes_per_step, step_of
-from repotune.planning.memory import NF4_BYTES
+from repotune.planning.memory import NF4_BYTES, resident_bytes
 from repotune.planning.rates import Rates
 from repotune.planning.setup import Setup, embedding_parameters, linear_parameters
 from repotune.planning.speed import FORWARD_SHARE, Step, operations
@@ -36,8 +44,11 @@ PREPARED_BYTES_PER_SECOND: Final = Range(low=2e6, expected=3.4e6, high=6e6)
 PROMPT_SHARE: Final = (0.55, 0.7, 0.9)
 """Of the longest prompt: some places stand near the beginning of their file."""
 WRITTEN_SHARE: Final = (0.6, 0.8, 1.1)
-"""Of the longest line or gap: all are written on at once, so the longest decides; above 1, since a
-prompt whose last token is not written again is begun anew."""
+"""Of the longest line or gap: of those that are written on at once the longest decides; above 1,
+since a prompt whose last token is not written again is begun anew."""
+ENDED_SHARE: Final = (0.35, 0.4, 0.5)
+"""Of the longest line or gap, by those that others wait for: the next begins where one ends, so the
+mean decides. Lines of this project have 15 of 64 tokens and gaps 29 of 96; some never end."""
 GPU_WARM_SECONDS: Final = (5.0, 9.0, 15.0)
 """Of an evaluation on a GPU: kernels for sizes that the training had not, steps that are recorded.
 One that was planned at 5.8 s without it took 16.4 (the starter, H100)."""
@@ -154,13 +165,27 @@ def _evaluation(
         written = 0.0
         for sequences, most in kinds:
             prompt = min(config.max_seq_length, extent.prompt_tokens + most) - most
-            read += sequences * PROMPT_SHARE[place] * max(prompt, config.max_seq_length // 2)
-            step = _writing(one.setup, one.policy, each, sequences)
-            written += WRITTEN_SHARE[place] * most * step
+            prompt = max(prompt, config.max_seq_length // 2)
+            read += sequences * PROMPT_SHARE[place] * prompt
+            at_once = min(sequences, _slots(one.setup, target, prompt + most))
+            step = _writing(one.setup, one.policy, each, at_once)
+            before = ceil(sequences / at_once) - 1
+            steps = most * (before * ENDED_SHARE[place] + WRITTEN_SHARE[place])
+            written += steps * step
         texts = workload.bytes.expected / TEXT_BYTES_PER_SECOND[place]
         warm = GPU_WARM_SECONDS[place] if target.device == "cuda" else 0.0
         found.append(2 * (forward[place] * read + written) + texts + warm)
     return found
+
+
+def _slots(setup: Setup, target: Target, tokens: int) -> int:
+    """Sequences of so many tokens that are written on at once: keys and values of each have to lie
+    in what ``model.generate`` takes for them, beside the weights."""
+    sequence = setup.shape.cached_token_bytes * tokens * setup.itemsize // 2
+    room = CPU_CACHE_BYTES
+    if target.device == "cuda":
+        room = int(GPU_CACHE_SHARE * (target.free_bytes - resident_bytes(setup)))
+    return max(1, room // sequence)
 
 
 def _writing(setup: Setup, policy: Policy, rates: Rates, sequences: int) -> float:

@@ -177,22 +177,28 @@ def _plan_rows(run: Contents, lang: Lang) -> Iterator[tuple[str, ...]]:
 
 def _time_rows(run: Contents, lang: Lang) -> Iterator[tuple[str, ...]]:
     """Minutes of each stage, and of all where all were timed; plans of older versions have only
-    the sum, and runs of older versions only the steps."""
-    took = run.state.facts.get("took", {})
-    stages = run.state.facts["plan"].get("hours_by_stage", {})
+    the sum, and runs of older versions only the steps. A resumed run has more starts than its
+    plan."""
+    facts = run.state.facts
+    took, stages = facts.get("took", {}), facts["plan"].get("hours_by_stage", {})
     seconds = {**took, "training": run.metrics.training_seconds or None}
+    again = facts.get("starts", 1) > 1 or bool(facts.get("resumed"))
     for name, planned in stages.items():
         if planned["expected"]:
             minutes = {key: 60 * hours for key, hours in planned.items()}
             happened = seconds.get(name)
-            yield _plan_row(f"{name}_minutes", minutes, happened and happened / 60, 1, lang)
+            row = _plan_row(f"{name}_minutes", minutes, happened and happened / 60, 1, lang)
+            yield (*row[:3], "") if again and name == "start" else row
+        if name == "start" and "rehearsal" in took:
+            yield say("rehearsal_minutes", lang), "", f"{took['rehearsal'] / 60:,.1f}", ""
     whole = _planned(run, "hours")
     if whole is not None:
         parts = [seconds.get(name) for name, one in stages.items() if one["expected"]]
         known = [one for one in parts if one is not None]
         total = sum(known) / 60 if known and len(known) == len(parts) else None
         minutes = {key: 60 * hours for key, hours in whole.items()}
-        yield _plan_row("all_minutes", minutes, total, 1, lang)
+        row = _plan_row("all_minutes", minutes, total, 1, lang)
+        yield (*row[:3], "") if again else row
 
 
 def _plan_row(

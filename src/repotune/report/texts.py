@@ -185,15 +185,17 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "speed": ("Tokens per second, warm", "초당 토큰 (준비 뒤)"),
     "steps": ("Optimizer steps", "학습 스텝"),
     "start_minutes": ("Minutes of the start", "시작 (분)"),
+    "rehearsal_minutes": ("Minutes of the rehearsal", "예행연습 (분)"),
     "training_minutes": ("Minutes of the training", "학습 (분)"),
     "evaluation_minutes": ("Minutes of the evaluation", "평가 (분)"),
     "all_minutes": ("Minutes in all", "전체 (분)"),
     "not_counted": (
-        "The start is reading the code, loading the model and, before a long run, a rehearsal. The "
-        "plan counts neither that nor downloads, and not HumanEval, which only `repotune evaluate` "
-        "runs.",
-        "시작은 코드를 읽고 모델을 불러오고, 긴 실행이라면 예행연습을 하는 시간입니다. 예측에는 "
-        "예행연습과 내려받기, `repotune evaluate`만 실행하는 HumanEval이 들어 있지 않습니다.",
+        "The start is reading the code and loading the model, of all processes of a resumed run "
+        "together, which no plan foresees. The plan counts neither a rehearsal nor downloads, and "
+        "not HumanEval, which only `repotune evaluate` runs.",
+        "시작은 코드를 읽고 모델을 불러오는 시간입니다. 이어서 한 실행이라면 매번의 시작을 더한 "
+        "값이라 예측과 견주지 않습니다. 예측에는 예행연습과 내려받기, `repotune evaluate`만 "
+        "실행하는 HumanEval이 들어 있지 않습니다.",
     ),
     "policy": ("What layers keep for their backward", "역전파를 위해 층이 보관하는 것"),
     "corpus": ("What the corpus held and dropped", "말뭉치에 담긴 것과 빠진 것"),

@@ -13,7 +13,7 @@ from repotune.stages.proof import compare, export, open_tuned
 from repotune.stages.reading import Reading, bytes_to_read, read_fixed_code, why_not_read
 from repotune.stages.rehearsal import is_worth_it, rehearse
 from repotune.stages.room import check_room
-from repotune.stages.tuning import heldout_sample, steps_of, train_on
+from repotune.stages.tuning import heldout_sample, record_training, steps_of, train_on
 from repotune.stages.vllm_models import served_by_vllm, vllm_folder
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "open_tuned",
     "prepare_rows",
     "read_fixed_code",
+    "record_training",
     "rehearse",
     "served_by_vllm",
     "steps_of",

@@ -68,6 +68,8 @@ def rehearse(
     finally:
         _restore(decoder, initial)
         _remove(place)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # or the run would seem to take what the completion took
     seconds = time.perf_counter() - started
     emit(StageDone(stage=STAGE, summary=f"trained, saved, resumed, exported, in {seconds:.0f} s"))
     if allowed != passes:

@@ -167,3 +167,11 @@ def record_healing(folder: RunFolder, event: Healed, *, stage: str) -> None:
     passes = noted.pop("passes")
     healed = folder.state().facts.get("healed", [])
     folder.update(facts={"healed": [*healed, noted], "passes": passes})
+
+
+def record_training(folder: RunFolder, trained: TrainResult) -> None:
+    """Write down what came out; the speed is an earlier process's if this had no steps to do."""
+    facts, before = asdict(trained), folder.state().facts.get("training")
+    if before is not None and not trained.tokens_per_second:
+        facts.update({name: before[name] for name in ("seconds", "tokens_per_second")})
+    folder.update(facts={"training": facts})

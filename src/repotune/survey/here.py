@@ -28,12 +28,13 @@ def named_target(gpu: str) -> tuple[Target, list[str]]:
     return gpu_target(match.gpu), [match.note] if match.note else []
 
 
-def this_target(emit: Emit = ignore) -> tuple[Target, list[str]]:
+def this_target(emit: Emit = ignore, *, compiler: str | None = None) -> tuple[Target, list[str]]:
     """This machine's GPU, or its processor, with what was measured on it; and notes.
 
+    ``compiler``: what the environment's CC says, which Triton heeds.
     Raises UsageError for a GPU that is neither in the table nor measured.
     """
-    machine, total_bytes, calibration, notes = _look(emit)
+    machine, total_bytes, calibration, notes = _look(emit, compiler)
     row = None
     if machine.gpu is not None:
         try:
@@ -43,7 +44,7 @@ def this_target(emit: Emit = ignore) -> tuple[Target, list[str]]:
     return machine_target(machine, row, calibration), notes
 
 
-def _look(emit: Emit) -> tuple[Machine, int, Calibration | None, list[str]]:
+def _look(emit: Emit, compiler: str | None) -> tuple[Machine, int, Calibration | None, list[str]]:
     """This computer, its GPU's memory in all, what was measured on it, and notes; no torch."""
     from repotune.machine import triton
     from repotune.machine.calibrate import for_precision
@@ -52,6 +53,7 @@ def _look(emit: Emit) -> tuple[Machine, int, Calibration | None, list[str]]:
     from repotune.machine.outcomes import track_record
     from repotune.machine.probe import cpu_name, ram, usable_cores
     from repotune.machine.store import read_outcomes, read_rates
+    from repotune.machine.texts import say
 
     torch, cuda = torch_build()
     driver = ask_driver()
@@ -69,6 +71,7 @@ def _look(emit: Emit) -> tuple[Machine, int, Calibration | None, list[str]]:
         bf16 = bool({"bf16", *BF16_FLAGS} & set(known))
         precision = "bf16" if bf16 else "fp32"
     ram_bytes, ram_free_bytes = ram()
+    fault = triton.what_is_missing(compiler)
     machine = Machine(
         platform="",
         python="",
@@ -80,13 +83,13 @@ def _look(emit: Emit) -> tuple[Machine, int, Calibration | None, list[str]]:
         gpu=gpu.name if gpu else None,
         gpu_free_bytes=gpu.free_bytes if gpu else 0,
         bf16=bf16,
-        triton=not triton.what_is_missing(),
+        triton=fault is None,
     )
     measured = for_precision(rates, precision) if rates else None
-    if gpu is not None and bf16 and (missing := triton.what_is_missing()):
+    if gpu is not None and bf16 and fault is not None:
         notes.append(
-            f"{missing}, so the plan is for plain PyTorch, which is slower: `repotune doctor` says "
-            "how to mend it."
+            f"{say('en', fault.key, detail=fault.detail)}, so the plan is for plain PyTorch, which "
+            "is slower: `repotune doctor` says how to mend it."
         )
     if (record := track_record(read_outcomes(key, emit=emit))) is not None:
         notes.append(record)

@@ -39,7 +39,8 @@ def plans(
     """
     costs = offer_costs(
         [(offer, find_gpu(offer.gpu).gpu) for offer in clouds()],
-        model=rented.name, shape=rented.shape, config=config, workload=workload,
+        model=rented.name, shape=rented.shape, config=config,
+        workload=_with_gaps(workload, rented.fim, config),
     )  # fmt: skip
 
     def on(target: Target, subject: Subject, offers: Sequence[OfferCost] = ()) -> Plan:
@@ -68,7 +69,7 @@ def _plan_for(
         download_bytes=subject.download_bytes,
         target=target,
         config=base.merged({"model": subject.name}),
-        workload=workload,
+        workload=_with_gaps(workload, subject.fim, base),
         price_per_kwh=price_per_kwh,
         offers=offers,
         notes=notes,
@@ -78,6 +79,12 @@ def _plan_for(
     if made.nearest is None:
         return replace(made, nearest=_smaller(target, subject, base, workload))
     return made
+
+
+def _with_gaps(workload: Workload, fim: bool | None, config: FineTuningConfig | None) -> Workload:
+    """Gaps are filled by a model that has tokens for it (``fim`` None: unknown), or is taught."""
+    taught = config is not None and config.fim_tokens == "add"
+    return replace(workload, fills_in=taught or fim is not False)
 
 
 def _why(
@@ -107,7 +114,7 @@ def _smaller(
     one, config = found
     made = plan(
         model=one.name, shape=one.shape, download_bytes=one.download_bytes, target=target,
-        config=config, workload=workload,
+        config=config, workload=_with_gaps(workload, one.fim, config),
     )  # fmt: skip
     return Alternative(
         changes={"model": one.name, **{name: made.config[name] for name in PRESET_FIELDS}},

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from repotune.errors import ModelError
+from repotune.errors import ModelError, RepotuneError
 from repotune.records import Shape
 from repotune.tables import known_model, models
 
@@ -18,6 +18,8 @@ class Subject:
     name: str
     shape: Shape
     download_bytes: int
+    fim: bool | None
+    """Whether it has tokens for fill in the middle; None: unknown."""
 
 
 def find_subject(name: str) -> Subject:
@@ -30,10 +32,11 @@ def find_subject(name: str) -> Subject:
     if known is not None:
         is_here = name == "starter"
         size = 0 if is_here else known.download_bytes
-        return Subject(name=known.name, shape=known.shape, download_bytes=size)
+        return Subject(name=known.name, shape=known.shape, download_bytes=size, fim=known.fim)
     path = Path(name).expanduser()
     if name and path.exists():
-        return Subject(name=name, shape=_local_shape(path), download_bytes=0)
+        shape = _local_shape(path)
+        return Subject(name=name, shape=shape, download_bytes=0, fim=_local_fim(path))
     near = difflib.get_close_matches(name, [model.name for model in models()], n=3, cutoff=0.5)
     hint = f"perhaps {' or '.join(near)} is meant" if near else "check the spelling"
     raise ModelError(
@@ -47,7 +50,9 @@ def all_subjects() -> tuple[Subject, ...]:
     seen: dict[Shape, Subject] = {}
     for model in models():
         size = 0 if model.name == "starter" else model.download_bytes
-        subject = Subject(name=model.name, shape=model.shape, download_bytes=size)
+        subject = Subject(
+            name=model.name, shape=model.shape, download_bytes=size, fim=model.fim
+        )  # fmt: skip
         seen.setdefault(model.shape, subject)
     return tuple(seen.values())
 
@@ -61,3 +66,12 @@ def _local_shape(path: Path) -> Shape:
     if is_gguf(path):
         return gguf_shape(open_gguf(path))
     raise ModelError(f"{path} is not a model: give a folder with config.json or a .gguf file.")
+
+
+def _local_fim(path: Path) -> bool | None:
+    from repotune.tokens import load_tokenizer
+
+    try:
+        return load_tokenizer(path).fim is not None
+    except RepotuneError:
+        return None
