@@ -151,8 +151,8 @@ class FineTuningConfig(BaseModel):
         default=0.5,
         ge=0,
         le=1,
-        description="Share of the documents trained as fill-in-the-middle, "
-        "if the model has the tokens for it.",
+        description="Share of the pieces of documents trained as fill-in-the-middle, if the model "
+        "has the tokens for it; a model that is taught them gets shorter pieces.",
     )
     fim_tokens: Literal["model", "add"] = Field(
         default="model",

@@ -28,7 +28,7 @@ from repotune.local_http import connection_to, socket_address
 
 PROGRAM: Final = "vllm"
 LIKELY: Final = 50
-"""Most likely tokens that can be asked for at a place; vLLM's own limit is 20."""
+"""Most likely tokens that can be asked for at a place; vLLM allows 20 if it is not told."""
 START_SECONDS: Final = 900.0
 """Importing takes half a minute on a slow CPU, loading and compiling a 7B some minutes."""
 LOOK_SECONDS: Final = 0.2
